@@ -1,0 +1,71 @@
+# Everything is run through the targets below; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --warn-undefined-variables
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 9090
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO := proto/segment_anything/v1/segment_anything.proto
+C_SOURCES := $(wildcard inference/sam_core/*.c inference/sam_core/*.h)
+PYTHON_SOURCES := clients/python/sam_client gateway inference tests benchmarks training
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+# A stamp a set of extras, rebuilt when the dependencies or the C sources change.
+$(VENV)/.run: pyproject.toml $(C_SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[worker]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(C_SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.PHONY: run
+run: $(VENV)/.run ## Set up and start the gateway with its own worker on $(HOST):$(PORT)
+	$(BIN)/sam-gateway --host $(HOST) --port $(PORT)
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Set up the development environment
+
+.PHONY: test
+test: $(VENV)/.dev ## Set up and run the test suite with coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m 'not e2e'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and types of Python, C and proto
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto
+
+.PHONY: format
+format: $(VENV)/.dev ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_SOURCES)
+	$(BIN)/buf format --write proto
+
+.PHONY: proto
+proto: $(VENV)/.dev ## Generate the Python stubs from the contract
+	$(BIN)/python -m grpc_tools.protoc -I sam_api/v1=proto/segment_anything/v1 \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=clients/python --pyi_out=clients/python \
+		--grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
+		sam_api/v1/segment_anything.proto

@@ -1,0 +1,1 @@
+"""Generated Protobuf messages and gRPC stubs of the Segment Anything service."""

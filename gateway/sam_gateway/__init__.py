@@ -1,0 +1,1 @@
+"""The Label Studio gateway of samserve."""

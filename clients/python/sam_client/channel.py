@@ -1,0 +1,40 @@
+"""How both clients connect: message sizes, keepalive, retries."""
+
+from __future__ import annotations
+
+import json
+
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+# Every rpc of the service is safe to retry. A stream is retried only until its first message.
+# Three more attempts within about two seconds outlast a worker's restart behind a balancer.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "segment_anything.v1.SegmentAnythingService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A request is retried only if it fits this buffer; the default holds no photo.
+    ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # A connection that died silently is noticed while a call waits on it.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # A worker that comes back is found within a second or two, not after a minute.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Workers are neighbours; the proxy of the environment is for the internet.
+    ("grpc.enable_http_proxy", 0),
+)

@@ -1,0 +1,148 @@
+"""The client for scripts and threads: AsyncSamClient without asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from types import TracebackType
+
+import grpc
+from sam_api.v1 import segment_anything_pb2 as pb
+from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
+
+from sam_client import messages
+from sam_client.channel import CHANNEL_OPTIONS
+from sam_client.errors import EmbeddingNotFoundError, from_rpc_error
+from sam_client.values import EmbeddedImage, Prompt, SegmentedMask, ServerInfo
+
+
+class SamClient:
+    """A connection to a worker; a context manager.
+
+    Threads may share it. It connects with the first call, reconnects by itself, and carries any
+    number of calls at the same time. Every method raises SamError.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float = 60.0) -> None:
+        """Name the worker.
+
+        Args:
+            target: `host:port` or `unix:/path/to/socket`.
+            timeout_s: the longest that one call to the worker may take, its retries included.
+        """
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._stub = SegmentAnythingServiceStub(self._channel)
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> SamClient:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def embed(self, image: bytes, *, model: str = "") -> EmbeddedImage:
+        """Embed an image, so that prompts can be decoded on it.
+
+        Args:
+            image: an encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF.
+            model: name of a model of `list_models`; empty for the default one.
+        """
+        request = pb.EmbedRequest(image=image, model=model)
+        try:
+            response = self._stub.Embed(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return messages.embedded_image(response)
+
+    def decode(
+        self,
+        image_id: str,
+        prompts: Sequence[Prompt],
+        *,
+        model: str = "",
+        multimask_output: bool = False,
+        return_low_res_logits: bool = False,
+        load_image: Callable[[], bytes] | None = None,
+    ) -> Generator[SegmentedMask, None, None]:
+        """Decode prompts on an embedded image and yield each mask as it arrives.
+
+        The candidates of a prompt come together, best predicted IoU first; prompts come in any
+        order. Closing the iterator cancels the work on the worker.
+
+        Args:
+            image_id: of an embedded image.
+            prompts: the objects to cut out, at least one.
+            model: name of the model that the image was embedded with; needed only if
+                `load_image` is given and it is not the default one.
+            multimask_output: three candidates for each prompt instead of one.
+            return_low_res_logits: fill `SegmentedMask.low_res_logits`.
+            load_image: returns the encoded image. If the worker does not hold the embedding any
+                more, it is called once, and the image is embedded and decoded again; without it
+                EmbeddingNotFoundError is raised.
+        """
+        request = messages.decode_request(
+            image_id,
+            prompts,
+            model=model,
+            multimask_output=multimask_output,
+            return_low_res_logits=return_low_res_logits,
+        )
+        try:
+            yield from self._decode(request)
+        except EmbeddingNotFoundError:  # raised before the first mask, so none comes twice
+            if load_image is None:
+                raise
+            request.image_id = self.embed(load_image(), model=model).image_id
+            yield from self._decode(request)
+
+    def segment(
+        self,
+        image: bytes,
+        prompts: Sequence[Prompt],
+        *,
+        model: str = "",
+        multimask_output: bool = False,
+        return_low_res_logits: bool = False,
+    ) -> Generator[SegmentedMask, None, None]:
+        """Embed an image and decode prompts on it, as `embed` and `decode` do."""
+        embedded = self.embed(image, model=model)
+        yield from self.decode(
+            embedded.image_id,
+            prompts,
+            model=embedded.model,
+            multimask_output=multimask_output,
+            return_low_res_logits=return_low_res_logits,
+            load_image=lambda: image,
+        )
+
+    def list_models(self) -> ServerInfo:
+        """Ask what the worker offers and how large requests may be."""
+        try:
+            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return messages.server_info(response)
+
+    def _decode(self, request: pb.DecodeRequest) -> Generator[SegmentedMask, None, None]:
+        call = self._stub.Decode(
+            request,
+            timeout=self._timeout_s,
+            metadata=messages.decode_metadata(request.image_id),
+        )
+        try:
+            for response in call:
+                yield messages.segmented_mask(response)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()

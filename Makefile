@@ -66,6 +66,7 @@ format: $(VENV)/.dev ## Rewrite the sources in the project's style
 proto: $(VENV)/.dev ## Generate the Python stubs from the contract
 	$(BIN)/python -m grpc_tools.protoc -I sam_api/v1=proto/segment_anything/v1 \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--python_out=clients/python --pyi_out=clients/python \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--python_out=clients/python --mypy_out=quiet:clients/python \
 		--grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
 		sam_api/v1/segment_anything.proto

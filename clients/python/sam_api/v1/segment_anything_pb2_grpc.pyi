@@ -8,8 +8,8 @@ Conventions of this file:
 
   * Pixel coordinates are (x, y) with the origin at the top left corner of the
     upright image, that is, after its EXIF orientation has been applied.
-    x runs from 0 to width, y from 0 to height; (0.5, 0.5) is the centre of the
-    first pixel.
+    x runs from 0 to width and y from 0 to height, as SAM's predictor takes
+    them.
   * Sizes are in pixels, durations in milliseconds.
   * Every refusal carries details of google.rpc (error_details.proto) in the
     standard trailer `grpc-status-details-bin`: INVALID_ARGUMENT a BadRequest
@@ -145,8 +145,8 @@ class SegmentAnythingServiceStub(typing.Generic[_SegmentAnythingServiceEmbedType
 
     Decode: _SegmentAnythingServiceDecodeType
     """Decode turns prompts into masks on one image and streams each mask as soon
-    as it exists: all candidates of a prompt together, best predicted IoU first;
-    prompts in any order.
+    as it exists: a prompt's candidates best predicted IoU first, prompts in any
+    order, candidates of several prompts possibly mixed.
 
     Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
     image id, so that a load balancer can keep an image on the worker that
@@ -220,8 +220,8 @@ class SegmentAnythingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sam_api.v1.segment_anything_pb2.DecodeResponse], collections.abc.AsyncIterator[sam_api.v1.segment_anything_pb2.DecodeResponse]]:
         """Decode turns prompts into masks on one image and streams each mask as soon
-        as it exists: all candidates of a prompt together, best predicted IoU first;
-        prompts in any order.
+        as it exists: a prompt's candidates best predicted IoU first, prompts in any
+        order, candidates of several prompts possibly mixed.
 
         Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
         image id, so that a load balancer can keep an image on the worker that

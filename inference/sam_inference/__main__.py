@@ -1,0 +1,60 @@
+"""`sam-worker`: parse the settings, run the server, say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from sam_inference.config import Config, parse_config
+from sam_inference.engines import EngineError, choose_engine
+from sam_inference.errors import ModelNotFoundError
+from sam_inference.models import ModelFileError, find_models
+from sam_inference.registry import Registry
+from sam_inference.server import serve, when_stdin_closes
+
+log = logging.getLogger("sam_inference")
+
+
+async def _run(config: Config) -> None:
+    engine = choose_engine(config.engine)
+    log.info(
+        "engine=%s device=%s precision=%s threads=%d reason=%r",
+        engine.name,
+        engine.device,
+        engine.precision,
+        config.threads,
+        engine.reason,
+    )
+    registry = Registry(
+        find_models(config.model_dir), default=config.model, engine=engine, threads=config.threads
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if config.exit_with_parent:
+        when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
+    await serve(registry, config, stop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the worker until it is told to stop; return the exit status."""
+    config = parse_config(arguments)
+    logging.basicConfig(
+        level=config.log_level,
+        stream=sys.stderr,
+        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
+    )
+    try:
+        asyncio.run(_run(config))
+    except (EngineError, ModelFileError, ModelNotFoundError, OSError) as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - the message says it all
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The worker's settings, from flags and the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam_inference.engines import ENGINES
+from sam_inference.models import DEFAULT_MODEL
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of one worker; the README's table explains each."""
+
+    listen: str
+    model: str
+    model_dir: Path | None
+    engine: str
+    threads: int
+    embedding_cache_bytes: int
+    max_message_bytes: int
+    max_image_pixels: int
+    max_prompts: int
+    max_points: int
+    max_requests: int
+    exit_with_parent: bool
+    log_level: str
+
+
+def parse_config(
+    arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """Return the settings of a command line; a flag wins over its environment variable.
+
+    Raises:
+        SystemExit: a flag or variable is not usable (status 2, with a message), or help
+            was asked for.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sam-worker",
+        description="Serve Segment Anything models over gRPC.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def add(
+        flag: str, variable: str, default: str, convert: Callable[[str], object], text: str
+    ) -> None:
+        parser.add_argument(
+            flag,
+            default=environ.get(variable) or default,
+            type=convert,
+            help=f"{text} [{variable}]",
+            metavar=variable,
+        )
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    add("--listen", "SAM_LISTEN", "127.0.0.1:50051", str, "host:port or unix:/path/of/socket")
+    add("--model", "SAM_MODEL", DEFAULT_MODEL, str, "default model")
+    add("--model-dir", "MODEL_DIR", "", str, "folder with further models, one folder each")
+    add("--engine", "SAM_ENGINE", "auto", _engine, f"auto, {' or '.join(ENGINES)}")
+    add("--threads", "SAM_THREADS", str(cores or 1), _positive, "CPU threads a network may use")
+    add("--embedding-cache-mib", "EMBEDDING_CACHE_MIB", "512", _positive, "memory for embeddings")
+    add("--max-message-mib", "MAX_MESSAGE_MIB", "64", _positive, "largest message read")
+    add("--max-image-pixels", "MAX_IMAGE_PIXELS", "100000000", _positive, "largest image")
+    add("--max-prompts", "MAX_PROMPTS", "256", _positive, "most prompts of a request")
+    add("--max-points", "MAX_POINTS", "256", _positive, "most points of a prompt")
+    add(
+        "--max-requests", "MAX_REQUESTS", "64", _positive, "requests of a kind held before refusing"
+    )
+    add("--log-level", "LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="stop when standard input is closed"
+    )
+    flags = parser.parse_args(arguments)
+    return Config(
+        listen=flags.listen,
+        model=flags.model,
+        model_dir=Path(flags.model_dir) if flags.model_dir else None,
+        engine=flags.engine,
+        threads=flags.threads,
+        embedding_cache_bytes=flags.embedding_cache_mib * MIB,
+        max_message_bytes=flags.max_message_mib * MIB,
+        max_image_pixels=flags.max_image_pixels,
+        max_prompts=flags.max_prompts,
+        max_points=flags.max_points,
+        max_requests=flags.max_requests,
+        exit_with_parent=flags.exit_with_parent,
+        log_level=flags.log_level,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _engine(text: str) -> str:
+    if text not in ("auto", *ENGINES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto or one of {', '.join(ENGINES)}")
+    return text
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not DEBUG, INFO, WARNING or ERROR")
+    return level

@@ -1,0 +1,55 @@
+"""ONNX Runtime on the CPU: the portable engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime as ort
+
+from sam_inference.engines import Array, EngineError
+from sam_inference.models import ModelSpec
+from sam_inference.prompts import DecoderInputs
+
+
+class OnnxRuntimeEngine:
+    """A model's two networks as inference sessions. Sessions may be shared by threads."""
+
+    def __init__(self, spec: ModelSpec, *, threads: int) -> None:
+        """Load both graphs. See `open_engine`."""
+        self._encoder = _session(spec.encoder, threads)
+        self._decoder = _session(spec.decoder, threads)
+        self._embedding_names = tuple(spec.embedding_shapes)
+
+    def encode(self, image: Array) -> dict[str, Array]:
+        """See `Engine.encode`."""
+        outputs = self._encoder.run(self._embedding_names, {"image": image})
+        return dict(zip(self._embedding_names, outputs, strict=True))
+
+    def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:
+        """See `Engine.decode`."""
+        low_res_logits, predicted_iou = self._decoder.run(
+            ("low_res_logits", "predicted_iou"),
+            {
+                **embedding,
+                "point_coords": inputs.point_coords,
+                "point_labels": inputs.point_labels,
+                "mask_input": inputs.mask_input,
+                "has_mask_input": inputs.has_mask_input,
+            },
+        )
+        return low_res_logits, predicted_iou
+
+
+def _session(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Keep to what a request needs: the arena would hold its peak for good, and spinning
+    # threads would take the cores from each other when two sessions run.
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding's exception classes share no base but this
+        raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error

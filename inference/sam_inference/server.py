@@ -1,0 +1,104 @@
+"""The gRPC server: service, health, reflection, limits, and an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sam_api.v1 import segment_anything_pb2 as pb
+from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
+
+from sam_inference.config import Config
+from sam_inference.registry import Registry
+from sam_inference.service import SegmentAnythingServicer
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["SegmentAnythingService"].full_name
+
+# How long running calls may take to finish when the worker stops.
+_STOP_GRACE_S = 10.0
+
+# Clients may ping this often to keep a connection through middleboxes.
+_MIN_PING_INTERVAL_MS = 10_000
+
+
+async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None:
+    """Answer requests until `stop` is set, then finish the running ones.
+
+    The port is open and health answers at once; NOT_SERVING and UNAVAILABLE are said until
+    the default model is loaded.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        EngineError: the default model cannot be loaded.
+    """
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # A second worker on the same port is a mistake, not a load balancer.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    servicer = SegmentAnythingServicer(registry, config)
+    pb_grpc.add_SegmentAnythingServiceServicer_to_server(servicer, server)
+    healths = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+
+    async def set_health(status: int) -> None:
+        for service in (health.OVERALL_HEALTH, SERVICE):
+            await healths.set(service, status)
+
+    await set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {config.listen}: {error}") from error
+    await server.start()
+    log.info("listening target=%s", _bound_target(config.listen, port))
+    try:
+        await registry.predictor(registry.spec(""))
+        servicer.ready = True
+        await set_health(health_pb2.HealthCheckResponse.SERVING)
+        log.info("ready model=%s", registry.default)
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        servicer.ready = False
+        await healths.enter_graceful_shutdown()
+        await server.stop(_STOP_GRACE_S)
+        servicer.close()
+
+
+def _bound_target(listen: str, port: int) -> str:
+    """Return `listen` with the port that the system chose for port 0."""
+    if listen.startswith("unix:"):
+        return listen
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+def when_stdin_closes(call: Callable[[], object]) -> None:
+    """Call `call`, from another thread, when standard input reaches its end.
+
+    A parent that holds the other end of the pipe need not get to stop its child: when it
+    dies, however suddenly, the pipe closes.
+    """
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        call()
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()

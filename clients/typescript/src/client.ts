@@ -1,0 +1,189 @@
+// The client: three calls of the contract, and the one loop around them that every caller needs.
+import type { DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
+import { type CallOptions, Client, credentials, Metadata } from "@grpc/grpc-js";
+
+import { CHANNEL_OPTIONS } from "./channel.js";
+import { EmbeddingNotFoundError, fromCallError } from "./errors.js";
+import {
+  type DecodeRequest,
+  DecodeRequestSchema,
+  type DecodeResponse,
+  type EmbedResponse,
+  type ListModelsResponse,
+  MaskEncoding,
+  type PromptSchema,
+  SegmentAnythingService,
+} from "./gen/segment_anything/v1/segment_anything_pb.js";
+import { methodDefinition } from "./method.js";
+
+/** One object to cut out, as a plain object: `{ points: [{ x: 320, y: 240 }] }`. */
+export type Prompt = MessageInitShape<typeof PromptSchema>;
+
+export interface ClientOptions {
+  /** The longest that one call to the worker may take, its retries included. 60 000 if not set. */
+  timeoutMs?: number;
+}
+
+export interface CallControl {
+  /** Aborting it cancels the call, and the work on the worker. */
+  signal?: AbortSignal;
+}
+
+export interface EmbedOptions extends CallControl {
+  /** Name of a model of `listModels`; the default one if not set. */
+  model?: string;
+}
+
+export interface SegmentOptions extends EmbedOptions {
+  /** Three candidates for each prompt instead of one. */
+  multimaskOutput?: boolean;
+  /** Run lengths if not set. */
+  maskEncoding?: MaskEncoding;
+  /** Fill `DecodeResponse.lowResLogits`, which a next prompt may carry as its `maskInput`. */
+  returnLowResLogits?: boolean;
+}
+
+export interface DecodeOptions extends SegmentOptions {
+  /**
+   * Return the encoded image. If the worker does not hold the embedding any more, it is called
+   * once, and the image is embedded (with `model`) and decoded again; without it
+   * EmbeddingNotFoundError is thrown.
+   */
+  loadImage?: () => Uint8Array | Promise<Uint8Array>;
+}
+
+/**
+ * A connection to a worker. It connects with the first call, reconnects by itself, and carries any
+ * number of calls at the same time. Every method throws SamError.
+ */
+export class SegmentAnythingClient {
+  readonly #client: Client;
+  readonly #timeoutMs: number;
+
+  /** @param target `host:port` or `unix:/path/to/socket` */
+  constructor(target: string, { timeoutMs = 60_000 }: ClientOptions = {}) {
+    this.#client = new Client(target, credentials.createInsecure(), CHANNEL_OPTIONS);
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Close the connection; a call after it fails. */
+  close(): void {
+    this.#client.close();
+  }
+
+  /** Ask what the worker offers and how large requests may be. */
+  listModels(control: CallControl = {}): Promise<ListModelsResponse> {
+    return this.#unary(SegmentAnythingService.method.listModels, {}, control);
+  }
+
+  /**
+   * Embed an image, so that prompts can be decoded on it.
+   *
+   * @param image an encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF
+   */
+  embed(image: Uint8Array, { model = "", ...control }: EmbedOptions = {}): Promise<EmbedResponse> {
+    return this.#unary(SegmentAnythingService.method.embed, { image, model }, control);
+  }
+
+  /**
+   * Decode prompts on an embedded image and yield each mask as it arrives: the candidates of a
+   * prompt together, best predicted IoU first, prompts in any order. Leaving the loop cancels the
+   * work on the worker.
+   */
+  async *decode(
+    imageId: string,
+    prompts: readonly Prompt[],
+    options: DecodeOptions = {},
+  ): AsyncGenerator<DecodeResponse, void, undefined> {
+    const request = create(DecodeRequestSchema, {
+      imageSource: { case: "imageId", value: imageId },
+      model: options.model ?? "",
+      prompts: [...prompts],
+      multimaskOutput: options.multimaskOutput ?? false,
+      maskEncoding: options.maskEncoding ?? MaskEncoding.RUN_LENGTHS,
+      returnLowResLogits: options.returnLowResLogits ?? false,
+    });
+    try {
+      yield* this.#decode(request, imageId, options);
+    } catch (error) {
+      // It is thrown before the first mask, so that none comes twice.
+      if (!(error instanceof EmbeddingNotFoundError) || options.loadImage === undefined) throw error;
+      const embedded = await this.embed(await options.loadImage(), options);
+      request.imageSource = { case: "imageId", value: embedded.imageId };
+      yield* this.#decode(request, embedded.imageId, options);
+    }
+  }
+
+  /** Embed an image and decode prompts on it, as `embed` and `decode` do. */
+  async *segment(
+    image: Uint8Array,
+    prompts: readonly Prompt[],
+    options: SegmentOptions = {},
+  ): AsyncGenerator<DecodeResponse, void, undefined> {
+    const { imageId, model } = await this.embed(image, options);
+    yield* this.decode(imageId, prompts, { ...options, model, loadImage: () => image });
+  }
+
+  async *#decode(
+    request: DecodeRequest,
+    imageId: string,
+    { signal }: CallControl,
+  ): AsyncGenerator<DecodeResponse, void, undefined> {
+    signal?.throwIfAborted();
+    const method = methodDefinition(SegmentAnythingService.method.decode);
+    const metadata = new Metadata();
+    metadata.set("x-image-id", imageId); // lets a balancer find the worker that holds it
+    const call = this.#client.makeServerStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      metadata,
+      this.#callOptions(),
+    );
+    // The status of a call that the loop has left is of no interest, yet it is an event.
+    call.on("error", () => {});
+    const cancel = () => call.cancel();
+    signal?.addEventListener("abort", cancel);
+    try {
+      for await (const response of call) yield response as DecodeResponse;
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw fromCallError(error);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      call.cancel();
+    }
+  }
+
+  #unary<M extends DescMethodUnary>(
+    description: M,
+    request: MessageInitShape<M["input"]>,
+    { signal }: CallControl,
+  ): Promise<MessageShape<M["output"]>> {
+    const method = methodDefinition(description);
+    return new Promise((resolve, reject) => {
+      signal?.throwIfAborted();
+      const call = this.#client.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        create(description.input, request) as MessageShape<M["input"]>,
+        new Metadata(),
+        this.#callOptions(),
+        (error, response) => {
+          signal?.removeEventListener("abort", cancel);
+          if (response !== undefined) resolve(response);
+          else reject(signal?.aborted ? signal.reason : fromCallError(error));
+        },
+      );
+      const cancel = () => call.cancel();
+      signal?.addEventListener("abort", cancel);
+    });
+  }
+
+  #callOptions(): CallOptions {
+    return { deadline: Date.now() + this.#timeoutMs };
+  }
+}

@@ -1,0 +1,310 @@
+// The contract from outside: every test talks to the worker at SAM_SERVER.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { after, before, test } from "node:test";
+
+import { Client, credentials, status } from "@grpc/grpc-js";
+import * as health from "grpc-health-check";
+
+import {
+  DeadlineExceededError,
+  type DecodeResponse,
+  EmbeddingNotFoundError,
+  InvalidRequestError,
+  MaskEncoding,
+  ModelNotFoundError,
+  PointLabel,
+  type Prompt,
+  SamError,
+  SegmentAnythingClient,
+  SegmentAnythingService,
+  TensorType,
+  toBitmap,
+  WorkerUnavailableError,
+} from "../src/index.js";
+
+const target = process.env["SAM_SERVER"];
+if (target === undefined) throw new Error("SAM_SERVER must name a running worker");
+
+// As stored with its EXIF orientation: 600x900 pixels, upright 900x600.
+const TURNED = "exif_orientation_6.jpg";
+const CLICK: Prompt = { points: [{ x: 320.5, y: 240.5 }] };
+
+const client = new SegmentAnythingClient(target);
+let photo: Uint8Array;
+let imageId: string;
+
+before(async () => {
+  photo = await testImage(TURNED);
+  ({ imageId } = await client.embed(photo));
+});
+
+after(() => client.close());
+
+test("the worker says that it serves", async () => {
+  const { path, requestSerialize, responseDeserialize } = health.service["Check"]!;
+  const checker = new Client(target, credentials.createInsecure());
+  try {
+    for (const service of ["", SegmentAnythingService.typeName]) {
+      const answer = await new Promise<unknown>((resolve, reject) =>
+        checker.makeUnaryRequest(
+          path,
+          requestSerialize,
+          responseDeserialize,
+          { service },
+          (error, response) => (error ? reject(error) : resolve(response)),
+        ),
+      );
+      assert.deepEqual(answer, { status: "SERVING" });
+    }
+  } finally {
+    checker.close();
+  }
+});
+
+test("listModels tells the default model first, and the limits", async () => {
+  const { models, defaultModel, limits } = await client.listModels();
+
+  assert.equal(models[0]?.name, defaultModel);
+  for (const model of models) {
+    assert.ok(model.engine && model.device && model.licence && model.title);
+    assert.ok(model.inputSize > 0 && model.maskSize > 0 && model.embeddingBytes > 0n);
+  }
+  assert.ok(limits && limits.maxPrompts > 0 && limits.maxPoints > 0 && limits.maxImagePixels > 0n);
+});
+
+test("embed measures the upright image, and gives equal images equal ids", async () => {
+  const first = await client.embed(photo);
+  const second = await client.embed(photo);
+  const other = await client.embed(await testImage("lossy.webp"));
+
+  assert.deepEqual([first.width, first.height], [900, 600]);
+  assert.equal(second.imageId, first.imageId);
+  assert.equal(second.cached, true);
+  assert.notEqual(other.imageId, first.imageId);
+});
+
+test("a mask is what its numbers say", async () => {
+  const [answer, ...more] = await collect(client.decode(imageId, [CLICK]));
+  assert.ok(answer && more.length === 0);
+
+  const { width, height, bitmap } = pixels(answer);
+  let [area, xMin, yMin, xMax, yMax] = [0, width, height, 0, 0];
+  bitmap.forEach((bit, index) => {
+    if (bit === 0) return;
+    const [x, y] = [index % width, Math.floor(index / width)];
+    area += 1;
+    [xMin, yMin] = [Math.min(xMin, x), Math.min(yMin, y)];
+    [xMax, yMax] = [Math.max(xMax, x + 1), Math.max(yMax, y + 1)];
+  });
+
+  assert.deepEqual([width, height], [900, 600]);
+  assert.equal(BigInt(area), answer.areaPixels);
+  assert.ok(area > 0, "a click on the truck gives an object");
+  const { box } = answer;
+  assert.deepEqual([box?.xMin, box?.yMin, box?.xMax, box?.yMax], [xMin, yMin, xMax, yMax]);
+  assert.ok(answer.stabilityScore >= 0 && answer.stabilityScore <= 1);
+  assert.equal(answer.imageId, imageId);
+});
+
+test("three candidates come, the best first", async () => {
+  const answers = await collect(client.decode(imageId, [CLICK], { multimaskOutput: true }));
+
+  const scores = answers.map(({ predictedIou }) => predictedIou);
+  assert.deepEqual(answers.map(({ maskIndex }) => maskIndex).sort(), [0, 1, 2]);
+  assert.deepEqual(scores, scores.toSorted((a, b) => b - a));
+});
+
+test("points, boxes and earlier masks go together in one call", async () => {
+  const [earlier] = await collect(client.decode(imageId, [CLICK], { returnLowResLogits: true }));
+  const logits = earlier?.lowResLogits;
+  assert.ok(logits);
+  assert.deepEqual([logits.type, logits.shape[0]], [TensorType.FLOAT32, 1]);
+
+  const box = { xMin: 100, yMin: 100, xMax: 800, yMax: 500 };
+  const corrected = [
+    { x: 320, y: 240 },
+    { x: 10, y: 10, label: PointLabel.NEGATIVE },
+  ];
+  const prompts: Prompt[] = [
+    { box },
+    { points: corrected, maskInput: logits },
+    { points: corrected, box },
+    { maskInput: logits },
+  ];
+  const answers = await collect(client.decode(imageId, prompts, { multimaskOutput: true }));
+
+  const indices = answers.map(({ promptIndex }) => promptIndex);
+  const contiguous = indices.filter((index, position) => index !== indices[position - 1]);
+  assert.equal(answers.length, 12);
+  assert.deepEqual(contiguous.toSorted(), [0, 1, 2, 3], "candidates of a prompt come together");
+});
+
+test("the other encodings come when asked for", async () => {
+  const [native] = await collect(client.decode(imageId, [CLICK]));
+  const { bitmap } = pixels(native);
+  const decodeAs = async (maskEncoding: MaskEncoding) => {
+    const [answer] = await collect(client.decode(imageId, [CLICK], { maskEncoding }));
+    return answer?.mask?.encoding;
+  };
+
+  const packed = await decodeAs(MaskEncoding.PACKED_BITS);
+  assert.ok(packed?.case === "packedBits");
+  const bits = bitmap.map((_, i) => ((packed.value[i >> 3] ?? 0) >> (7 - (i & 7))) & 1);
+  assert.deepEqual(bits, bitmap);
+
+  const png = await decodeAs(MaskEncoding.PNG);
+  assert.ok(png?.case === "png");
+  assert.equal(Buffer.from(png.value.subarray(1, 4)).toString(), "PNG");
+
+  const coco = await decodeAs(MaskEncoding.COCO_RLE);
+  assert.ok(coco?.case === "cocoRle" && coco.value.length > 0);
+});
+
+test("masks stream: the first is there before the last prompt is decoded", async () => {
+  const { limits } = await client.listModels();
+  const prompts = Array.from({ length: Math.min(limits?.maxPrompts ?? 1, 16) }, () => CLICK);
+  const controller = new AbortController();
+  const seen: number[] = [];
+
+  await assert.rejects(async () => {
+    for await (const answer of client.decode(imageId, prompts, { signal: controller.signal })) {
+      seen.push(answer.promptIndex);
+      controller.abort();
+    }
+  }, { name: "AbortError" });
+
+  assert.ok(seen.length < prompts.length, `got ${seen.length} of ${prompts.length} masks`);
+});
+
+test("leaving the loop cancels the call and leaves the connection usable", async () => {
+  for await (const answer of client.decode(imageId, [CLICK, CLICK, CLICK])) {
+    assert.ok(answer.mask);
+    break;
+  }
+
+  assert.equal((await collect(client.decode(imageId, [CLICK]))).length, 1);
+});
+
+test("a call can be aborted before it is answered", async () => {
+  const controller = new AbortController();
+  const call = client.embed(await testImage("large_12mp.jpg"), { signal: controller.signal });
+  controller.abort();
+
+  await assert.rejects(call, { name: "AbortError" });
+  await assert.rejects(client.listModels({ signal: AbortSignal.abort() }), { name: "AbortError" });
+});
+
+test("an unknown image id is EmbeddingNotFoundError, and loadImage answers it", async () => {
+  const unknown = `${imageId}0`;
+
+  await assert.rejects(collect(client.decode(unknown, [CLICK])), EmbeddingNotFoundError);
+
+  let loads = 0;
+  const loadImage = async () => {
+    loads += 1;
+    return photo;
+  };
+  const answers = await collect(client.decode(unknown, [CLICK], { loadImage }));
+  assert.equal(loads, 1);
+  assert.deepEqual(answers.map((answer) => answer.imageId), [imageId]);
+});
+
+test("segment embeds and decodes", async () => {
+  const image = await testImage("tiny_16x9.png");
+  const answers = await collect(client.segment(image, [{ points: [{ x: 8, y: 4 }] }]));
+
+  const { width, height } = pixels(answers[0]);
+  assert.deepEqual([answers.length, width, height], [1, 16, 9]);
+});
+
+test("an unknown model is refused with the models that there are", async () => {
+  const { models } = await client.listModels();
+
+  await assert.rejects(client.embed(photo, { model: "nonesuch" }), (error) => {
+    assert.ok(error instanceof ModelNotFoundError);
+    assert.deepEqual(error.models, models.map(({ name }) => name));
+    return true;
+  });
+});
+
+for (const [what, prompts, field] of [
+  ["no prompts", [], "prompts"],
+  ["an empty prompt", [CLICK, {}], "prompts[1]"],
+  ["a point outside", [{ points: [{ x: 901, y: 1 }] }], "prompts[0].points[0].x"],
+  ["a coordinate that is no number", [{ points: [{ x: 1, y: NaN }] }], "prompts[0].points[0].y"],
+  ["a box without area", [{ box: { xMin: 5, yMin: 5, xMax: 5, yMax: 9 } }], "prompts[0].box"],
+  [
+    "logits of the wrong shape",
+    [{ maskInput: { shape: [1, 2, 2], type: TensorType.FLOAT32, data: new Uint8Array(16) } }],
+    "prompts[0].mask_input.shape",
+  ],
+] satisfies [string, Prompt[], string][]) {
+  test(`${what} is refused by the field's name`, async () => {
+    await assert.rejects(collect(client.decode(imageId, prompts)), (error) => {
+      assert.ok(error instanceof InvalidRequestError, String(error));
+      assert.equal(error.field, field);
+      assert.ok(error.message.length > 0);
+      return true;
+    });
+  });
+}
+
+test("what is no image is refused by the field's name", async () => {
+  for (const image of [new Uint8Array(), await testImage("login_page.jpg")]) {
+    await assert.rejects(client.embed(image), (error) => {
+      assert.ok(error instanceof InvalidRequestError, String(error));
+      assert.equal(error.field, "image");
+      return true;
+    });
+  }
+});
+
+test("a message over the limit is refused before it is sent", async () => {
+  await assert.rejects(client.embed(new Uint8Array(65 * 1024 * 1024)), (error) => {
+    assert.ok(error instanceof InvalidRequestError, String(error));
+    assert.equal(error.code, status.RESOURCE_EXHAUSTED);
+    return true;
+  });
+});
+
+test("a deadline ends a call", async () => {
+  const hasty = new SegmentAnythingClient(target, { timeoutMs: 0 });
+  try {
+    await assert.rejects(hasty.listModels(), DeadlineExceededError);
+  } finally {
+    hasty.close();
+  }
+});
+
+test("nobody at the target is WorkerUnavailableError", async () => {
+  const lonely = new SegmentAnythingClient("unix:/nonexistent/sam.sock");
+  try {
+    await assert.rejects(lonely.listModels(), (error) => {
+      assert.ok(error instanceof WorkerUnavailableError && error instanceof SamError);
+      assert.ok(error.cause instanceof Error);
+      return true;
+    });
+  } finally {
+    lonely.close();
+  }
+});
+
+function testImage(name: string): Promise<Uint8Array> {
+  return readFile(new URL(`../../../../tests/data/images/awkward/${name}`, import.meta.url));
+}
+
+async function collect<T>(stream: AsyncIterable<T>): Promise<T[]> {
+  const items: T[] = [];
+  for await (const item of stream) items.push(item);
+  return items;
+}
+
+function pixels(answer: DecodeResponse | undefined) {
+  const mask = answer?.mask;
+  assert.ok(mask?.encoding.case === "runLengths", "run lengths unless asked otherwise");
+  const { width, height } = mask;
+  const bitmap = toBitmap(mask.encoding.value.counts);
+  assert.equal(bitmap.length, width * height);
+  return { width, height, bitmap };
+}

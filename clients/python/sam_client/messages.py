@@ -132,7 +132,11 @@ def server_info(response: pb.ListModelsResponse) -> ServerInfo:
 def _prompt_message(prompt: Prompt) -> pb.Prompt:
     message = pb.Prompt(
         points=[
-            pb.Point(x=x, y=y, label=_point_label(label))
+            pb.Point(
+                x=x,
+                y=y,
+                label=pb.POINT_LABEL_POSITIVE if label == OBJECT else pb.POINT_LABEL_NEGATIVE,
+            )
             for (x, y), label in zip(
                 prompt.point_coords.tolist(), prompt.point_labels.tolist(), strict=True
             )
@@ -144,10 +148,6 @@ def _prompt_message(prompt: Prompt) -> pb.Prompt:
     if prompt.mask_input is not None:
         message.mask_input.CopyFrom(_tensor(prompt.mask_input))
     return message
-
-
-def _point_label(label: int) -> pb.PointLabel:
-    return pb.POINT_LABEL_POSITIVE if label == OBJECT else pb.POINT_LABEL_NEGATIVE
 
 
 def _tensor(array: NDArray[np.float32]) -> pb.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import sam_core
 from numpy.typing import ArrayLike, NDArray
 
 BACKGROUND, OBJECT = 0, 1
@@ -123,8 +124,6 @@ class SegmentedMask:
 
     def to_array(self) -> NDArray[np.bool_]:
         """Return the mask as bool (height, width), the caller's to keep and change."""
-        import sam_core
-
         return sam_core.mask_from_counts(self.counts, self.height, self.width)
 
 

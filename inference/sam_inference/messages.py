@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
+
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_core import Mask, coco_counts, mask_from_counts, packed_bits
-
 from sam_inference.embeddings import ImageEmbedding
 from sam_inference.errors import InvalidArgumentError
 from sam_inference.models import ModelSpec

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sam_core import Mask
 
+from sam_core import Mask
 from sam_inference.config import Config
 from sam_inference.embeddings import EmbeddingStore, ImageEmbedding, image_id_of
 from sam_inference.models import ModelSpec

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sam_core import Mask, mask_from_logits, normalize_and_pad
 
+from sam_core import Mask, mask_from_logits, normalize_and_pad
 from sam_inference.embeddings import ImageEmbedding
 from sam_inference.engines import Engine
 from sam_inference.images import decode_image

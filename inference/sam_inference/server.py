@@ -11,9 +11,9 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
-
 from sam_inference.config import Config
 from sam_inference.registry import Registry
 from sam_inference.service import SegmentAnythingServicer

@@ -9,9 +9,9 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
+
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
-
 from sam_inference.config import Config
 from sam_inference.errors import InvalidArgumentError, UnavailableError, WorkerError
 from sam_inference.messages import (

@@ -1,0 +1,79 @@
+"""The `sam-gateway` command."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from aiohttp import web
+
+from sam_gateway.app import create_app
+from sam_gateway.config import Config, ConfigError, parse_config
+from sam_gateway.logs import event, set_up
+
+# Clicks under way may finish.
+_SHUTDOWN_S = 10.0
+
+_logger = logging.getLogger("sam_gateway")
+
+
+def main() -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    try:
+        config = parse_config(sys.argv[1:], os.environ)
+    except ConfigError as error:
+        sys.exit(f"sam-gateway: {error}")
+    set_up(config.log_level)
+    try:
+        asyncio.run(_run(config))
+    except OSError as error:
+        sys.exit(f"sam-gateway: cannot listen on {config.host} port {config.port}: {error}")
+
+
+async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    # Handlers are cancelled when Label Studio gives up.
+    runner = web.AppRunner(
+        create_app(config),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=_SHUTDOWN_S,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, config.host, config.port).start()
+        _greet(config, runner.addresses[0][1])
+        await stop.wait()
+        _logger.info(event("stopping"))
+    finally:
+        await runner.cleanup()
+
+
+def _greet(config: Config, port: int) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{host}:{port}{config.path_prefix}"
+    for line in (
+        "Label Studio 1.23 and later refuse private addresses: start it with "
+        "ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false label-studio start",
+        f"Then add {url} in the project under Settings > Model, with interactive "
+        "preannotations on.",
+    ):
+        _logger.info(line)
+    _logger.info(
+        event(
+            "listening",
+            url=url,
+            worker=config.worker or "own",
+            label_studio=config.label_studio_url or "as /setup says",
+            token="set" if config.label_studio_token else "as /setup says",
+            basic_auth="on" if config.basic_auth else "off",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

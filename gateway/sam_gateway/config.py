@@ -1,0 +1,177 @@
+"""Settings, from flags and the environment. Nothing else in the gateway reads the environment."""
+
+import argparse
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from yarl import URL
+
+MIB = 2**20
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ConfigError(Exception):
+    """A setting has a value that it cannot have; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedHosts:
+    """Hosts whose images are fetched even if they have a private address."""
+
+    names: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of a gateway; `parse_config` says where each comes from."""
+
+    host: str = "127.0.0.1"
+    port: int = 9090
+    path_prefix: str = ""
+    worker: str = ""
+    model: str = ""
+    label_studio_url: URL | None = None
+    label_studio_token: str = field(default="", repr=False)
+    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    allowed_image_hosts: AllowedHosts = AllowedHosts()
+    # An image goes to the worker in one message of at most 64 MiB.
+    max_image_bytes: int = 64 * MIB - 4096
+    # With each click Label Studio sends all masks of the task again.
+    max_body_bytes: int = 256 * MIB
+    image_timeout_s: float = 30.0
+    # Label Studio gives up after 100 s.
+    predict_timeout_s: float = 90.0
+    log_level: str = "INFO"
+
+    @property
+    def model_version(self) -> str:
+        """What predictions are marked with in Label Studio."""
+        return "-".join(filter(None, ["samserve", version("samserve"), self.model]))
+
+
+def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """Read the settings; a flag wins over the environment.
+
+    Raises ConfigError naming the flag or variable. Exits on `--help` and unknown flags.
+    """
+    env = {key: value.strip() for key, value in environment.items() if value.strip()}
+    default = Config()
+    flags = _parser().parse_args(arguments)
+    user, password = env.get("BASIC_AUTH_USER", ""), env.get("BASIC_AUTH_PASS", "")
+    if bool(user) != bool(password):
+        raise ConfigError("BASIC_AUTH_USER and BASIC_AUTH_PASS: set both or none")
+    url = env.get("LABEL_STUDIO_URL") or env.get("LABEL_STUDIO_HOST", "")
+    token = env.get("LABEL_STUDIO_API_KEY") or env.get("LABEL_STUDIO_ACCESS_TOKEN", "")
+    return Config(
+        host=flags.host or env.get("HOST", default.host),
+        port=_port("PORT", env) if flags.port is None else flags.port,
+        path_prefix=_path_prefix(flags.path_prefix or env.get("PATH_PREFIX", "")),
+        worker=flags.worker or env.get("SAM_WORKER", ""),
+        model=flags.model or env.get("SAM_MODEL", ""),
+        label_studio_url=parse_label_studio_url(url) if url else None,
+        label_studio_token=_header_text("LABEL_STUDIO_API_KEY", token),
+        basic_auth=(user, password) if user else None,
+        allowed_image_hosts=_allowed_hosts(env.get("ALLOWED_IMAGE_HOSTS", "")),
+        max_image_bytes=_whole("MAX_IMAGE_BYTES", env, default.max_image_bytes),
+        max_body_bytes=_whole("MAX_BODY_BYTES", env, default.max_body_bytes),
+        image_timeout_s=_seconds("IMAGE_TIMEOUT_S", env, default.image_timeout_s),
+        predict_timeout_s=_seconds("PREDICT_TIMEOUT_S", env, default.predict_timeout_s),
+        log_level=_log_level(flags.log_level or env.get("LOG_LEVEL", default.log_level)),
+    )
+
+
+def parse_label_studio_url(text: str) -> URL:
+    """Read the address of Label Studio, which may end in a path; `host:port` means http.
+
+    Raises ConfigError.
+    """
+    text = text if "://" in text else f"http://{text}"
+    try:
+        url = URL(text)
+        valid = url.scheme in ("http", "https") and url.host and url.port
+    except ValueError:
+        valid = None
+    if not valid:
+        raise ConfigError("LABEL_STUDIO_URL: expected an address such as http://localhost:8080")
+    if url.user is not None or url.password is not None:
+        raise ConfigError("LABEL_STUDIO_URL: expected an address without user and password")
+    return url.origin().with_path(url.path.rstrip("/"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sam-gateway",
+        description="Serve Segment Anything to Label Studio as an ML backend.",
+        epilog="Further settings are environment variables: LABEL_STUDIO_URL, "
+        "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
+        "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S.",
+    )
+    add = parser.add_argument
+    add("--host", help="address to listen on (HOST, 127.0.0.1)")
+    add("--port", type=int, choices=range(65536), metavar="PORT", help="(PORT, 9090; 0 = any free)")
+    add("--path-prefix", help="path before all routes, as in the registered URL (PATH_PREFIX)")
+    add("--worker", help="host:port of a worker (SAM_WORKER); without it the gateway runs its own")
+    add("--model", help="model to ask the worker for (SAM_MODEL); the worker's default without it")
+    add("--log-level", help="DEBUG, INFO, WARNING or ERROR (LOG_LEVEL, INFO)")
+    return parser
+
+
+def _whole(name: str, env: Mapping[str, str], default: int) -> int:
+    text = env.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
+        raise ConfigError(f"{name}: expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _seconds(name: str, env: Mapping[str, str], default: float) -> float:
+    text = env.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) <= 0:
+        raise ConfigError(f"{name}: expected a number of seconds above 0, got {text!r}")
+    return float(text)
+
+
+def _port(name: str, env: Mapping[str, str]) -> int:
+    text = env.get(name, "9090")
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ConfigError(f"{name}: expected a port number from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _path_prefix(text: str) -> str:
+    prefix = "/" + text.strip("/") if text.strip("/") else ""
+    if not re.fullmatch(r"(/[\w.~-]+)*", prefix, re.ASCII):
+        raise ConfigError(f"PATH_PREFIX: expected a path such as /sam, got {text!r}")
+    return prefix
+
+
+def _header_text(name: str, token: str) -> str:
+    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ConfigError(f"{name}: a token has no spaces or control characters")
+    return token
+
+
+def _allowed_hosts(text: str) -> AllowedHosts:
+    names, networks = set(), []
+    for entry in filter(None, re.split(r"[\s,]+", text)):
+        try:
+            networks.append(ipaddress.ip_network(entry.strip("[]")))
+        except ValueError:
+            if not re.fullmatch(r"[\w.-]+", entry):
+                raise ConfigError(
+                    "ALLOWED_IMAGE_HOSTS: expected host names, addresses or networks such as "
+                    f"10.0.0.0/8, separated by commas, got {entry!r}"
+                ) from None
+            names.add(entry.lower())
+    return AllowedHosts(names=frozenset(names), networks=tuple(networks))
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ConfigError(f"LOG_LEVEL: expected DEBUG, INFO, WARNING or ERROR, got {text!r}")
+    return level

@@ -1,0 +1,282 @@
+"""From what a task's data says to the encoded image."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from sam_gateway.addresses import AddressPolicy
+from sam_gateway.config import MIB
+from sam_gateway.errors import (
+    ImageRefusedError,
+    ImageUnavailableError,
+    InvalidRequestError,
+    LabelStudioAuthError,
+    TemporarilyUnavailableError,
+)
+from sam_gateway.label_config import ImageTag
+from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
+from sam_gateway.prompts import Task
+from sam_gateway.tokens import Credential
+
+MAX_REDIRECTS = 5
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CHUNK_BYTES = 2**18
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Where an image is: a URL, or a `data:` URI.
+
+    `identity` is the same for the same image; `field` is the path of the value in the request.
+    """
+
+    identity: str
+    field: str
+    url: URL | None = None
+    data_uri: str = ""
+
+
+def image_value(task: Task, tag: ImageTag, item_index: int | None) -> tuple[str, str]:
+    """Return what the task's data holds for an image tag, and the path of that value.
+
+    Raises InvalidRequestError naming the field.
+    """
+    field = f"{task.field}.data.{tag.key}"
+    value: object = task.data
+    for key in [tag.key] if tag.key in task.data else tag.key.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, list):
+        index = item_index or 0
+        if index >= len(value):
+            raise InvalidRequestError(
+                f"item_index is {index}, but the list has {len(value)} images", field=field
+            )
+        field, value = f"{field}[{index}]", value[index]
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequestError("expected the address of an image", field=field)
+    return value.strip(), field
+
+
+def locate(value: str, field: str, label_studio_url: URL | None) -> ImageSource:
+    """Tell where the image is that a value of task data means.
+
+    A path, such as that of an upload, belongs to Label Studio.
+
+    Raises ImageRefusedError for what is neither a path, nor http, https or data.
+    """
+    scheme = _SCHEME.match(value)
+    kind = scheme[1].lower() if scheme else ""
+    if kind == "data":
+        return ImageSource(
+            "data:" + hashlib.sha256(value.encode(errors="replace")).hexdigest(),
+            field,
+            data_uri=value,
+        )
+    if kind not in ("", "http", "https"):
+        raise ImageRefusedError(
+            f"{_public(value)} cannot be fetched; supported are uploads and other paths of Label "
+            "Studio, http(s) addresses and data URIs",
+            field=field,
+        )
+    if not kind:
+        if label_studio_url is None:
+            raise ImageRefusedError(
+                f"{_public(value)} is a path of Label Studio: set LABEL_STUDIO_URL", field=field
+            )
+        root, path = str(label_studio_url).rstrip("/"), "/" + value.lstrip("/")
+        prefix = label_studio_url.path.rstrip("/")
+        if prefix and path.startswith(prefix + "/"):
+            path = path.removeprefix(prefix)
+        value = root + path
+    url = _url(value, field)
+    return ImageSource(str(url), field, url)
+
+
+def decode_data_uri(value: str, max_bytes: int) -> bytes:
+    """Return what a `data:` URI holds.
+
+    Raises ImageRefusedError if it is not well-formed or too large.
+    """
+    head, comma, payload = value.partition(",")
+    if not comma:
+        raise ImageRefusedError("not a data URI: expected data:image/…;base64,…")
+    is_base64 = head.lower().endswith(";base64")
+    if len(payload) > (max_bytes * 4 // 3 + 4 if is_base64 else 3 * max_bytes):
+        raise _too_large(max_bytes)
+    decoded = urllib.parse.unquote_to_bytes(payload)
+    if is_base64:
+        try:
+            decoded = base64.b64decode(decoded, validate=True)
+        except binascii.Error as error:
+            raise ImageRefusedError(f"not a data URI: {error}") from None
+    if len(decoded) > max_bytes:
+        raise _too_large(max_bytes)
+    return decoded
+
+
+class ImageFetcher:
+    """Reads images over HTTP, with the token at Label Studio and without it anywhere else."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        label_studio: LabelStudio,
+        policy: AddressPolicy,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        retry_delays_s: Sequence[float] = (0.2, 1.0),
+    ) -> None:
+        """Fetch within limits; a failure that may pass is tried again after each delay."""
+        self._session = session
+        self._label_studio = label_studio
+        self._policy = policy
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._retry_delays_s = retry_delays_s
+
+    async def fetch(self, source: ImageSource) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            ImageRefusedError: its address is not allowed, or it is too large.
+            LabelStudioAuthError: Label Studio does not accept any token.
+            ImageUnavailableError: it cannot be had, after some retries where they may help.
+        """
+        try:
+            if source.url is None:
+                return await asyncio.to_thread(decode_data_uri, source.data_uri, self._max_bytes)
+            return await asyncio.wait_for(self._fetch(source.url), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise ImageUnavailableError(
+                f"{_public(source.identity)} took longer than {self._timeout_s:g} s "
+                "(IMAGE_TIMEOUT_S)",
+                field=source.field,
+            ) from None
+        except (ImageRefusedError, ImageUnavailableError) as error:
+            error.field = source.field
+            raise
+
+    async def _fetch(self, url: URL) -> bytes:
+        for delay_s in self._retry_delays_s:
+            try:
+                return await self._fetch_once(url)
+            except TemporarilyUnavailableError:
+                await asyncio.sleep(delay_s)
+        return await self._fetch_once(url)
+
+    async def _fetch_once(self, url: URL) -> bytes:
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                self._policy.check_url(url)
+                async with await self._get(url) as response:
+                    location = response.headers.get("Location", "")
+                    if response.status not in _REDIRECTS or not location:
+                        return await self._read(url, response)
+                    url = url.join(_url(location, ""))
+                    if url.scheme not in ("http", "https"):
+                        raise ImageRefusedError(f"redirected to {_public(str(url))}")
+        except aiohttp.ClientError as error:
+            raise TemporarilyUnavailableError(f"{_public(str(url))}: {_cause(error)}") from error
+        raise ImageUnavailableError(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _get(self, url: URL) -> aiohttp.ClientResponse:
+        if not self._label_studio.serves(url):
+            return await self._session.get(url, allow_redirects=False)
+        url = url.with_user(None)
+        refused = []
+        for credential in self._label_studio.credentials():
+            try:
+                return await self._get_as(credential, url)
+            except LabelStudioAuthError as error:
+                refused.append(str(error))
+        if not refused:
+            response = await self._session.get(url, allow_redirects=False)
+            if response.status != 401:
+                return response
+            response.release()
+        raise LabelStudioAuthError(
+            f"Label Studio does not give {_public(str(url))}: {'; '.join(refused) or 'no token'}. "
+            f"Set {TOKEN_SETTING} to a personal access token (Account & Settings), or to a legacy "
+            "token if the organisation allows them"
+        )
+
+    async def _get_as(self, credential: Credential, url: URL) -> aiohttp.ClientResponse:
+        header = await credential.authorization()
+        for final in (False, True):
+            response = await self._session.get(
+                url, allow_redirects=False, headers={"Authorization": header}
+            )
+            if response.status != 401:
+                return response
+            response.release()
+            renewed = header if final else await credential.authorization(rejected=header)
+            if renewed == header:
+                break
+            header = renewed
+        raise LabelStudioAuthError(f"{credential.name} is refused (401)")
+
+    async def _read(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
+        status = response.status
+        if status == 429 or status >= 500:
+            raise TemporarilyUnavailableError(
+                f"{_public(str(url))} answers {status}{_hint(status)}"
+            )
+        if status != 200:
+            raise ImageUnavailableError(f"{_public(str(url))} answers {status}{_hint(status)}")
+        if (response.content_length or 0) > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        image = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            image += chunk
+            if len(image) > self._max_bytes:
+                raise _too_large(self._max_bytes)
+        return bytes(image)
+
+
+def _too_large(max_bytes: int) -> ImageRefusedError:
+    return ImageRefusedError(f"the image has more than {max_bytes / MIB:.4g} MiB (MAX_IMAGE_BYTES)")
+
+
+def _hint(status: int) -> str:
+    return {
+        403: ": the owner of the token may not see it",
+        404: ": it does not exist, or no storage of the project covers it",
+        500: " (as Label Studio does for an upload that does not exist)",
+    }.get(status, "")
+
+
+def _cause(error: aiohttp.ClientError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+    return f"the connection failed ({type(error).__name__})"
+
+
+def _url(text: str, field: str) -> URL:
+    # As it was written where it can be sent so: quoting again may break a signature.
+    encoded = text.isascii() and not re.search(r"[\x00-\x20\x7f\"<>\\^`{|}]", text)
+    try:
+        url = URL(text, encoded=encoded)
+        if url.scheme in ("http", "https") and not (url.host and url.port):
+            raise ValueError("no host")
+    except ValueError as error:
+        raise ImageRefusedError(
+            f"{_public(text)} is not an address: {error}", field=field
+        ) from None
+    return url
+
+
+def _public(value: str) -> str:
+    """Return an address without what may be secret: user info, query, fragment."""
+    bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", value, maxsplit=1)[0])
+    return bare if len(bare) <= 200 else bare[:200] + "…"

@@ -1,0 +1,16 @@
+"""What the application holds for its handlers."""
+
+from aiohttp import web
+
+from sam_gateway.config import Config
+from sam_gateway.label_studio import LabelStudio
+from sam_gateway.metrics import Metrics
+from sam_gateway.segmenter import Segmenter
+from sam_gateway.worker_process import WorkerProcess
+
+CONFIG = web.AppKey("config", Config)
+METRICS = web.AppKey("metrics", Metrics)
+LABEL_STUDIO = web.AppKey("label_studio", LabelStudio)
+SEGMENTER = web.AppKey("segmenter", Segmenter)
+# Only where the gateway runs its own.
+WORKER_PROCESS = web.AppKey("worker_process", WorkerProcess)

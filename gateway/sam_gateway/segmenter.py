@@ -1,0 +1,236 @@
+"""The gateway's use of the worker: images become embeddings once, prompts become masks."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import sam_client
+from sam_gateway.errors import (
+    ImageRefusedError,
+    InvalidRequestError,
+    WorkerBusyError,
+    WorkerError,
+    WorkerTimeoutError,
+    WorkerUnavailableError,
+)
+from sam_gateway.images import ImageFetcher, ImageSource
+from sam_gateway.metrics import Metrics
+from sam_gateway.prompts import ObjectPrompt
+from sam_gateway.results import ObjectMask
+
+_T = TypeVar("_T")
+
+# Entries are some hundred bytes; the embeddings themselves are the worker's.
+_MAX_KNOWN_IMAGES = 10_000
+# An address outside of Label Studio may get another image.
+_KNOWN_FOR_S = 3600.0
+# A worker of one's own that starts, or starts again, is there within some seconds.
+_PATIENCE_S = 20.0
+_PAUSE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownImage:
+    embedded: sam_client.EmbeddedImage
+    until: float  # time.monotonic()
+
+
+class Segmenter:
+    """Cuts objects out of images, fetching and embedding each image once."""
+
+    def __init__(
+        self,
+        client: sam_client.AsyncSamClient,
+        fetcher: ImageFetcher,
+        metrics: Metrics,
+        *,
+        model: str,
+        timeout_s: float,
+    ) -> None:
+        """Ask for `model` (empty: the worker's default); give up on a task after `timeout_s`."""
+        self._client = client
+        self._fetcher = fetcher
+        self._metrics = metrics
+        self._model = model
+        self._timeout_s = timeout_s
+        self._known: OrderedDict[str, _KnownImage] = OrderedDict()
+        self._embeds = _SingleFlight[sam_client.EmbeddedImage]()
+
+    def forget_images(self) -> None:
+        """Drop what is known about images, so that each is fetched again when next needed."""
+        self._known.clear()
+
+    async def segment(
+        self, source: ImageSource, objects: Sequence[ObjectPrompt]
+    ) -> list[ObjectMask]:
+        """Return the best mask of each object, in the order of the objects.
+
+        Raises GatewayError: what fetching the image may raise, ImageRefusedError if it is not an
+        image, WorkerError and its kinds.
+        """
+        try:
+            return await asyncio.wait_for(self._segment(source, objects), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise WorkerTimeoutError(
+                f"no mask within {self._timeout_s:g} s (PREDICT_TIMEOUT_S)"
+            ) from None
+
+    async def _segment(
+        self, source: ImageSource, objects: Sequence[ObjectPrompt]
+    ) -> list[ObjectMask]:
+        masks: dict[int, ObjectMask] = {}
+        # A single click gets three candidates and the best is taken; the choice is per request.
+        for ambiguous in (True, False):
+            indices = [i for i, item in enumerate(objects) if item.ambiguous is ambiguous]
+            if indices:
+                decoded = await self._decode(source, [objects[i] for i in indices], ambiguous)
+                masks.update(zip(indices, decoded, strict=True))
+        return [masks[i] for i in range(len(objects))]
+
+    async def _decode(
+        self, source: ImageSource, objects: Sequence[ObjectPrompt], multimask_output: bool
+    ) -> list[ObjectMask]:
+        embedded = await self._embedded(source)
+        try:
+            return await self._decode_on(embedded, objects, multimask_output)
+        except sam_client.EmbeddingNotFoundError:  # evicted, or the worker is a new one
+            known = self._known.get(source.identity)
+            if known and known.embedded is embedded:
+                del self._known[source.identity]
+        embedded = await self._embedded(source)
+        try:
+            return await self._decode_on(embedded, objects, multimask_output)
+        except sam_client.EmbeddingNotFoundError as error:
+            raise WorkerError(
+                f"the worker does not keep the embedding from one call to the next: {error}"
+            ) from error
+
+    async def _decode_on(
+        self,
+        embedded: sam_client.EmbeddedImage,
+        objects: Sequence[ObjectPrompt],
+        multimask_output: bool,
+    ) -> list[ObjectMask]:
+        prompts = [_pixels(item, embedded.width, embedded.height) for item in objects]
+
+        async def decode() -> list[ObjectMask]:
+            best: dict[int, sam_client.SegmentedMask] = {}
+            masks = self._client.decode(
+                embedded.image_id, prompts, multimask_output=multimask_output
+            )
+            async with aclosing(masks):
+                async for mask in masks:  # best candidate first
+                    best.setdefault(mask.prompt_index, mask)
+            self._metrics.decodes.inc(len(objects))
+            return [_object_mask(item.prompt_id, best[i]) for i, item in enumerate(objects)]
+
+        with _worker_errors():
+            return await _patiently(decode)
+
+    async def _embedded(self, source: ImageSource) -> sam_client.EmbeddedImage:
+        known = self._known.get(source.identity)
+        if known and time.monotonic() < known.until:
+            self._known.move_to_end(source.identity)
+            return known.embedded
+        return await self._embeds.run(source.identity, lambda: self._embed(source))
+
+    async def _embed(self, source: ImageSource) -> sam_client.EmbeddedImage:
+        image = await self._fetcher.fetch(source)
+        if not image:
+            raise ImageRefusedError("the image is empty", field=source.field)
+        self._metrics.image_bytes.inc(len(image))
+        with _worker_errors(image_field=source.field):
+            embedded = await _patiently(lambda: self._client.embed(image, model=self._model))
+        self._metrics.embeds.inc()
+        self._known[source.identity] = _KnownImage(embedded, time.monotonic() + _KNOWN_FOR_S)
+        self._known.move_to_end(source.identity)
+        if len(self._known) > _MAX_KNOWN_IMAGES:
+            self._known.popitem(last=False)
+        return embedded
+
+
+@dataclass(slots=True)
+class _Flight(Generic[_T]):
+    task: asyncio.Future[_T]
+    waiting: int = 0
+
+
+class _SingleFlight(Generic[_T]):
+    """Runs one task a key at a time; who asks meanwhile gets its result.
+
+    The task is cancelled when everybody who waited for it has gone.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight[_T]] = {}
+
+    async def run(self, key: str, start: Callable[[], Awaitable[_T]]) -> _T:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(start()))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if flight.waiting == 0:
+                flight.task.cancel()
+                del self._flights[key]
+
+
+def _pixels(item: ObjectPrompt, width: int, height: int) -> sam_client.Prompt:
+    x, y = width / 100, height / 100
+    box = item.box
+    try:
+        return sam_client.Prompt(
+            point_coords=[(point.x * x, point.y * y) for point in item.points],
+            point_labels=[int(point.positive) for point in item.points],
+            box=(box.x_min * x, box.y_min * y, box.x_max * x, box.y_max * y) if box else None,
+        )
+    except ValueError as error:  # a box so thin that nothing of it is left
+        raise InvalidRequestError(str(error), field="params.context.result") from None
+
+
+def _object_mask(prompt_id: str, mask: sam_client.SegmentedMask) -> ObjectMask:
+    return ObjectMask(prompt_id, mask.counts, mask.width, mask.height, mask.predicted_iou)
+
+
+async def _patiently(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Call the worker; if it is not there, go on trying for a while."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except sam_client.WorkerUnavailableError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)
+
+
+@contextmanager
+def _worker_errors(image_field: str | None = None) -> Iterator[None]:
+    """Turn the client's errors into the gateway's, but for EmbeddingNotFoundError."""
+    try:
+        yield
+    except sam_client.EmbeddingNotFoundError:
+        raise
+    except sam_client.InvalidRequestError as error:
+        if image_field:
+            raise ImageRefusedError(str(error), field=image_field) from error
+        raise InvalidRequestError(
+            f"{error.field}: {error}", field="params.context.result"
+        ) from error
+    except sam_client.ModelNotFoundError as error:
+        raise WorkerError(f"SAM_MODEL: {error}") from error
+    except sam_client.WorkerBusyError as error:
+        raise WorkerBusyError(str(error), retry_after_s=error.retry_after_s) from error
+    except sam_client.WorkerUnavailableError as error:
+        raise WorkerUnavailableError(f"the worker cannot be reached: {error}") from error
+    except sam_client.DeadlineExceededError as error:
+        raise WorkerTimeoutError(f"the worker took too long: {error}") from error
+    except sam_client.SamError as error:
+        raise WorkerError(str(error)) from error

@@ -1,0 +1,116 @@
+"""The routes: HTTP only."""
+
+import logging
+
+import orjson
+from aiohttp import web
+
+from sam_gateway import interactive
+from sam_gateway.errors import GatewayError, InvalidRequestError
+from sam_gateway.json_body import parse_json
+from sam_gateway.keys import CONFIG, LABEL_STUDIO, METRICS, SEGMENTER
+from sam_gateway.label_config import parse_label_config
+from sam_gateway.logs import event
+from sam_gateway.prompts import parse_predict
+from sam_gateway.results import Region
+
+# Smaller answers are sent sooner than they are packed.
+_COMPRESS_FROM_BYTES = 4096
+# What Label Studio may have changed when it tells of one of these.
+_CONFIG_ACTIONS = frozenset({"PROJECT_UPDATED"})
+_TASK_ACTIONS = frozenset({"TASKS_DELETED"})
+
+_logger = logging.getLogger(__name__)
+
+
+async def health(request: web.Request) -> web.Response:
+    """Say that the gateway is up, whatever the worker does."""
+    del request
+    return json_response({"status": "UP", "model_class": "SegmentAnything"})
+
+
+async def setup(request: web.Request) -> web.Response:
+    """Take what Label Studio says about itself, and name the model version."""
+    body = _object(await parse_json(await request.read()))
+    hostname, token = body.get("hostname"), body.get("access_token")
+    request.app[LABEL_STUDIO].remember_setup(
+        hostname if isinstance(hostname, str) else "", token if isinstance(token, str) else ""
+    )
+    _check_label_config(body.get("schema"))
+    return json_response({"model_version": request.app[CONFIG].model_version})
+
+
+async def predict(request: web.Request) -> web.Response:
+    """Answer prompts with regions; without prompts, with nothing for each task."""
+    asked = parse_predict(await parse_json(await request.read()))
+    results: list[object] = [[] for _ in asked.tasks]
+    if asked.prompts:
+        found = await interactive.predict(
+            asked.tasks[0],
+            asked.prompts,
+            asked.label_config,
+            segmenter=request.app[SEGMENTER],
+            label_studio=request.app[LABEL_STUDIO],
+        )
+        if found:
+            results[0] = {
+                "result": found,
+                "score": _mean_score(found),
+                "model_version": request.app[CONFIG].model_version,
+            }
+    return json_response({"results": results})
+
+
+async def webhook(request: web.Request) -> web.Response:
+    """Hear what happened in Label Studio, and drop what may have changed."""
+    action = _object(await parse_json(await request.read())).get("action")
+    if action in _CONFIG_ACTIONS:
+        parse_label_config.cache_clear()
+    if action in _TASK_ACTIONS:
+        request.app[SEGMENTER].forget_images()
+    if action == "START_TRAINING":
+        return json_response({"status": "ignored", "message": "this model is not trained here"})
+    return json_response({"status": "ok"})
+
+
+async def versions(request: web.Request) -> web.Response:
+    """List the model versions, of which there is one."""
+    return json_response({"versions": [request.app[CONFIG].model_version]})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Show the counters in the text format of Prometheus."""
+    body = request.app[METRICS].exposition()
+    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def json_response(content: object, *, status: int = 200) -> web.Response:
+    """Answer with JSON, packed if it is long and the caller can unpack it."""
+    body = orjson.dumps(content)
+    response = web.Response(body=body, status=status, content_type="application/json")
+    if len(body) >= _COMPRESS_FROM_BYTES:
+        response.enable_compression()  # in a thread, as aiohttp does from 1 KiB on
+    return response
+
+
+def _mean_score(found: list[Region]) -> float:
+    scores = [score for region in found if isinstance(score := region["score"], float)]
+    return sum(scores) / len(scores)
+
+
+def _check_label_config(schema: object) -> None:
+    """Log at once what would only show at the first click."""
+    if not isinstance(schema, str) or not schema:
+        return
+    try:
+        config = parse_label_config(schema)
+        for name in config.images:
+            config.output(name, ())
+    except GatewayError as error:
+        _logger.warning(event("label_config_unusable", reason=error.reason, message=str(error)))
+
+
+def _object(body: object) -> dict[str, object]:
+    if isinstance(body, dict):
+        return body
+    raise InvalidRequestError(f"expected an object, got {type(body).__name__}", field="body")

@@ -1,0 +1,96 @@
+"""A worker of the gateway's own: a child process on a private socket."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import Counter
+
+from sam_gateway.logs import event
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+# One that ran this long did not fail at its start.
+_STEADY_S = 60.0
+_STOP_S = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Starts a worker, starts it again when it ends, and stops it with the gateway.
+
+    It listens on a Unix socket in a folder that only this user can enter. It ends by itself if
+    the gateway is killed: it watches its standard input, which the gateway holds.
+    """
+
+    def __init__(self, arguments: Sequence[str], starts: Counter) -> None:
+        """`arguments` are flags of `sam-worker`; `starts` counts."""
+        self._arguments = arguments
+        self._starts = starts
+        self._folder = tempfile.TemporaryDirectory(prefix="sam-gateway-")
+        self._socket = Path(self._folder.name) / "worker.sock"
+        self._supervision: asyncio.Task[None] | None = None
+        self.pid: int | None = None
+
+    @property
+    def target(self) -> str:
+        """What a client connects to."""
+        return f"unix:{self._socket}"
+
+    async def start(self) -> None:
+        """Start the worker and watch over it; it may not be ready yet."""
+        self._supervision = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """Stop the worker, gently first, and wait for its end."""
+        if self._supervision:
+            self._supervision.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervision
+        self._folder.cleanup()
+
+    async def _supervise(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            code = await self._run()
+            if time.monotonic() - started > _STEADY_S:
+                pause_s = _FIRST_PAUSE_S
+            _logger.error(event("worker_ended", code=code, restart_in_s=pause_s))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _run(self) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "sam_inference", "--listen", self.target, "--exit-with-parent"),
+            *self._arguments,
+            stdin=asyncio.subprocess.PIPE,
+            # Signals of the terminal are for the gateway, which then stops the worker.
+            start_new_session=True,
+        )
+        self.pid = process.pid
+        self._starts.inc()
+        _logger.info(event("worker_started", pid=process.pid))
+        try:
+            return await process.wait()
+        finally:
+            self.pid = None
+            if process.returncode is None:
+                await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_S)
+    except asyncio.TimeoutError:
+        _logger.warning(event("worker_killed", pid=process.pid))
+        process.kill()
+        await process.wait()

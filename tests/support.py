@@ -38,8 +38,12 @@ class WorkerProcess:
         # Read for as long as the worker lives: a full pipe would stop it.
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self.target = self.wait_for_log(r"listening target=(\S+)")
-        self.wait_for_log(r"ready model=(\S+)")
+        try:
+            self.target = self.wait_for_log(r"listening target=(\S+)")
+            self.wait_for_log(r"ready model=(\S+)")
+        except BaseException:
+            self.stop()
+            raise
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None

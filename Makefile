@@ -54,6 +54,7 @@ lint: $(VENV)/.dev ## Check style and types of Python, C and proto
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/buf lint proto
 	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/hadolint inference/Dockerfile gateway/Dockerfile
 
 .PHONY: format
 format: $(VENV)/.dev ## Rewrite the sources in the project's style

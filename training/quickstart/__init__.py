@@ -1,0 +1,1 @@
+"""How the bundled quickstart model is made: data, network, training, export, evaluation."""

@@ -14,14 +14,12 @@ GatewayError
     └── WorkerTimeoutError      504  it took too long
 """
 
-from typing import ClassVar
-
 
 class GatewayError(Exception):
     """A failure that the caller is told about: what was wrong and what would be right."""
 
-    status: ClassVar[int] = 500
-    reason: ClassVar[str] = "internal"
+    status: int = 500
+    reason: str = "internal"
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         """`field` is the path of the offending value in the request, if there is one."""

@@ -68,23 +68,25 @@ async def _answer(
             check_basic_auth(request.headers.get("Authorization"), expected, route)
         return await handler(request), None
     except GatewayError as error:
-        failure, status = error, error.status
+        failure = error
         if isinstance(error, WorkerBusyError):
             headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
         if isinstance(error, UnauthorizedError):
             headers["WWW-Authenticate"] = 'Basic realm="sam-gateway"'
     except web.HTTPException as error:  # aiohttp's own: no such route, method, body too large
-        failure, status = GatewayError(error.reason), error.status
+        failure = GatewayError(f"{request.method} {request.path}: {error.text or error.reason}")
+        failure.status = error.status
+        failure.reason = error.reason.lower().replace(" ", "_")
         headers.update({"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
     except asyncio.CancelledError:
         raise
     except Exception:
         _logger.exception(event("unexpected", id=request_id))
-        failure, status = GatewayError("the gateway failed; its log has more"), 500
+        failure = GatewayError("the gateway failed; its log has more")
     content = {"reason": failure.reason, "message": str(failure), "request_id": request_id}
     if failure.field:
         content["field"] = failure.field
-    response = json_response({"error": content}, status=status)
+    response = json_response({"error": content}, status=failure.status)
     response.headers.update(headers)
     return response, failure
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -84,6 +86,9 @@ class WorkerProcess:
             self.pid = None
             if process.returncode is None:
                 await _end(process)
+            # Whatever it started is in its process group, which has its number.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -148,6 +148,7 @@ def _read_prompts(entries: Sequence[object]) -> list[_Prompt]:
     for i, item in enumerate(entries):
         field = f"{_CONTEXT}[{i}]"
         entry = _mapping(item, field)
+        _text(entry.get("type"), f"{field}.type")
         by_id.setdefault(_text(entry.get("id"), f"{field}.id"), []).append((field, entry))
     return [_read_prompt(entries) for entries in by_id.values()]
 
@@ -236,8 +237,8 @@ def _box(value: Mapping[str, object], field: str, image_width: int, image_height
 
 def _labels(entry: Mapping[str, object], field: str) -> tuple[str, ...]:
     value = _mapping(entry.get("value"), f"{field}.value")
-    for key in (entry.get("type"), "labels"):
-        labels = value.get(key) if isinstance(key, str) else None
+    for key in ("keypointlabels", "rectanglelabels", "labels"):
+        labels = value.get(key)
         if labels is not None:
             path = f"{field}.value.{key}"
             return tuple(_text(text, f"{path}[{i}]") for i, text in enumerate(_list(labels, path)))

@@ -1,0 +1,131 @@
+"""A Label Studio to fetch from, and requests as it sends them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from PIL import Image
+from yarl import URL
+
+from support import DATA, IMAGES
+
+LEGACY_TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+def jwt(**claims: object) -> str:
+    """A token of the right form; nobody here checks the signature."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    return ".".join(
+        base64.urlsafe_b64encode(part).decode().rstrip("=") for part in [*parts, b"signature"]
+    )
+
+
+def jpeg(name: str, size: tuple[int, int], *, orientation: int | None = None) -> bytes:
+    image = Image.open(IMAGES / "originals" / name).convert("RGB").resize(size)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90, exif=exif)
+    return buffer.getvalue()
+
+
+class LabelStudio:
+    """Serves uploads to who has a token, and exchanges personal access tokens, as Label Studio."""
+
+    def __init__(self) -> None:
+        self.files = {
+            "18d1a805-a.jpg": jpeg("dog.jpg", (1024, 683)),
+            "6a1c4ca9-b.png": (IMAGES / "originals/coffee.png").read_bytes(),
+            "abc65d67-exif6.jpg": jpeg("dog.jpg", (1024, 683), orientation=6),
+        }
+        self.legacy_tokens = True
+        self.pat = jwt(token_type="refresh", exp=8_000_000_000, iat=1_790_000_000)
+        self.access_tokens: set[str] = set()
+        self.lifetime_s = 300
+        # Path and Authorization of every request.
+        self.requests: list[tuple[str, str | None]] = []
+        # Set by a test: answers instead of the uploads.
+        self.answer: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+        self.app = web.Application(client_max_size=2**26)
+        for prefix in ("", "/labelstudio"):
+            self.app.router.add_post(f"{prefix}/api/token/refresh/", self.refresh)
+            self.app.router.add_get(f"{prefix}/data/upload/{{project}}/{{file}}", self.upload)
+        self.server = TestServer(self.app)
+
+    @property
+    def url(self) -> URL:
+        return URL(str(self.server.make_url("")))
+
+    def authorized(self, header: str | None) -> bool:
+        kind, _, token = (header or "").partition(" ")
+        if kind == "Token":
+            return self.legacy_tokens and token == LEGACY_TOKEN
+        return kind == "Bearer" and token in self.access_tokens
+
+    async def refresh(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        if (await request.json()).get("refresh") != self.pat:
+            return web.json_response({"detail": "Token is invalid"}, status=401)
+        access = jwt(
+            token_type="access", iat=1000, exp=1000 + self.lifetime_s, jti=secrets.token_hex(8)
+        )
+        self.access_tokens.add(access)
+        return web.json_response({"access": access})
+
+    async def upload(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Authentication credentials"}, status=401)
+        if self.answer:
+            return await self.answer(request)
+        if request.match_info["file"] not in self.files:
+            return web.Response(status=500)
+        return web.Response(body=self.files[request.match_info["file"]])
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """A recorded request by name: method, path, headers, body."""
+    recording = json.loads((DATA / "label-studio" / f"{name}.json").read_text())
+    return dict(recording["request"])
+
+
+LABEL_CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
+<KeyPointLabels name="kp" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
+<RectangleLabels name="rect" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>
+</View>"""
+
+
+def key_point(x: float, y: float, *, size: tuple[int, int], **changes: Any) -> dict[str, Any]:
+    """A prompt as the browser sends it; x and y in percent, size is (width, height)."""
+    return {
+        "id": "abcdefghij",
+        "type": "keypointlabels",
+        "from_name": "kp",
+        "to_name": "image",
+        "original_width": size[0],
+        "original_height": size[1],
+        "image_rotation": 0,
+        "is_positive": True,
+        "value": {"x": x, "y": y, "width": 0.3, "keypointlabels": ["Cat"]},
+        "origin": "manual",
+        **changes,
+    }
+
+
+def click(image: str, *prompts: dict[str, Any]) -> dict[str, Any]:
+    """The body of an interactive request."""
+    return {
+        "tasks": [{"id": 1, "data": {"image": image}}],
+        "project": "1.1795333489",
+        "label_config": LABEL_CONFIG,
+        "params": {"login": None, "password": None, "context": {"result": list(prompts)}},
+    }

@@ -3,7 +3,7 @@
 # Needs `make setup` at the root of the project, and `npm ci` here. A folder may be named instead.
 set -eu
 cd "$(dirname "$0")"
-python=../../.venv/bin/python
+python=${PYTHON:-../../.venv/bin/python}
 google=$("$python" -c 'import google.rpc; print(list(google.rpc.__path__)[0])')/../..
 "$python" -m grpc_tools.protoc -I ../../proto -I "$google" \
   --plugin=node_modules/.bin/protoc-gen-es \

@@ -15,7 +15,7 @@ from typing import Any
 import sam_core
 from PIL import Image
 
-from sam_client.errors import SamError
+from sam_client.errors import SamError, WorkerUnavailableError
 from sam_client.overlay import draw_overlay, upright_rgb
 from sam_client.private_worker import is_installed, private_worker
 from sam_client.sync import SamClient
@@ -37,12 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _target(options.server) as target, SamClient(target, timeout_s=_TIMEOUT_S) as client:
             _COMMANDS[options.command](client, options)
-    except (SamError, OSError, ValueError) as error:
-        print(f"sam: {error}", file=sys.stderr)
-        return 1
+    except WorkerUnavailableError as error:
+        return _failed(f"{error}; `sam-worker` starts a worker")
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (SamError, ValueError) as error:
+        return _failed(str(error))
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _failed(reason: str) -> int:
+    print(f"sam: {reason}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

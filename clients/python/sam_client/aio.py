@@ -79,9 +79,9 @@ class AsyncSamClient:
     ) -> AsyncGenerator[SegmentedMask, None]:
         """Decode prompts on an embedded image and yield each mask as it arrives.
 
-        The candidates of a prompt come together, best predicted IoU first; prompts come in any
-        order. Closing the iterator (`contextlib.aclosing`) or cancelling its task cancels the
-        work on the worker.
+        A prompt's candidates come best predicted IoU first, those of several prompts in any order
+        and possibly mixed: `prompt_index` tells them apart. Closing the iterator
+        (`contextlib.aclosing`) or cancelling its task cancels the work on the worker.
 
         Args:
             image_id: of an embedded image.

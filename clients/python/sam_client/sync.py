@@ -76,8 +76,9 @@ class SamClient:
     ) -> Generator[SegmentedMask, None, None]:
         """Decode prompts on an embedded image and yield each mask as it arrives.
 
-        The candidates of a prompt come together, best predicted IoU first; prompts come in any
-        order. Closing the iterator cancels the work on the worker.
+        A prompt's candidates come best predicted IoU first, those of several prompts in any order
+        and possibly mixed: `prompt_index` tells them apart. Closing the iterator cancels the work on
+        the worker.
 
         Args:
             image_id: of an embedded image.

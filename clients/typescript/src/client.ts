@@ -87,9 +87,9 @@ export class SegmentAnythingClient {
   }
 
   /**
-   * Decode prompts on an embedded image and yield each mask as it arrives: the candidates of a
-   * prompt together, best predicted IoU first, prompts in any order. Leaving the loop cancels the
-   * work on the worker.
+   * Decode prompts on an embedded image and yield each mask as it arrives: a prompt's candidates
+   * best predicted IoU first, those of several prompts in any order and possibly mixed. Leaving
+   * the loop cancels the work on the worker.
    */
   async *decode(
     imageId: string,

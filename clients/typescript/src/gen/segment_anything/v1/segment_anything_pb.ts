@@ -991,8 +991,8 @@ export const SegmentAnythingService: GenService<{
   },
   /**
    * Decode turns prompts into masks on one image and streams each mask as soon
-   * as it exists: all candidates of a prompt together, best predicted IoU first;
-   * prompts in any order.
+   * as it exists: a prompt's candidates best predicted IoU first, prompts in any
+   * order, candidates of several prompts possibly mixed.
    *
    * Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
    * image id, so that a load balancer can keep an image on the worker that

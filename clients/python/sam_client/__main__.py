@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sam_core
 from PIL import Image
 
+import sam_core
 from sam_client.errors import SamError, WorkerUnavailableError
 from sam_client.overlay import draw_overlay, upright_rgb
 from sam_client.private_worker import is_installed, private_worker

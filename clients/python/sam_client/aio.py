@@ -9,9 +9,9 @@ from types import TracebackType
 
 import grpc
 import grpc.aio
+
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
-
 from sam_client import messages
 from sam_client.channel import CHANNEL_OPTIONS
 from sam_client.errors import EmbeddingNotFoundError, from_rpc_error

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sam_api.v1 import segment_anything_pb2 as pb
 
+from sam_api.v1 import segment_anything_pb2 as pb
 from sam_client.values import (
     OBJECT,
     DecodeTimings,

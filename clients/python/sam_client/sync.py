@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 
 import grpc
+
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
-
 from sam_client import messages
 from sam_client.channel import CHANNEL_OPTIONS
 from sam_client.errors import EmbeddingNotFoundError, from_rpc_error
@@ -77,8 +77,8 @@ class SamClient:
         """Decode prompts on an embedded image and yield each mask as it arrives.
 
         A prompt's candidates come best predicted IoU first, those of several prompts in any order
-        and possibly mixed: `prompt_index` tells them apart. Closing the iterator cancels the work on
-        the worker.
+        and possibly mixed: `prompt_index` tells them apart. Closing the iterator cancels the work
+        on the worker.
 
         Args:
             image_id: of an embedded image.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import sam_core
 from numpy.typing import ArrayLike, NDArray
+
+import sam_core
 
 BACKGROUND, OBJECT = 0, 1
 

@@ -115,7 +115,7 @@ def find_models(model_dir: Path | None) -> dict[str, ModelSpec]:
     for root in (BUNDLED, model_dir):
         if root is None:
             continue
-        for path in sorted(root.glob("*/model.json")):
+        for path in sorted(root.glob("[!.]*/model.json")):
             spec = read_spec(path.parent)
             if spec.name in specs:
                 raise ModelFileError(

@@ -1,0 +1,129 @@
+"""Make a model folder from a checkpoint: the graphs of its architecture and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from sam_inference.models import ModelFileError, ModelSpec, read_spec
+from sam_inference.models.architectures import Architecture, Parameter, Tensors, recognise
+from sam_inference.models.checkpoint import CheckpointError, read_checkpoint
+
+_CHUNK_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def import_checkpoint(
+    path: Path, model_dir: Path, *, name: str | None = None, expected: str | None = None
+) -> ModelSpec:
+    """Make a model folder below `model_dir` from a checkpoint.
+
+    The folder appears complete or not at all.
+
+    Args:
+        path: the checkpoint, an untrusted file.
+        model_dir: where models are; made if it is not there.
+        name: what the model is to be called; its architecture's name if None.
+        expected: the architecture that it must be of, if that is known.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        ModelFileError: the name cannot be used or is taken.
+        OSError: a file cannot be read or written.
+    """
+    tensors = read_checkpoint(path)
+    try:
+        architecture = recognise(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if expected is not None and architecture.name != expected:
+        raise CheckpointError(f"{path}: is a checkpoint of {architecture.name}, not of {expected}")
+    name = name or architecture.name
+    if not _NAME.fullmatch(name):
+        raise ModelFileError(
+            f"the name {name!r} cannot be used: letters, digits, '.', '_' and '-' are expected"
+        )
+    folder = model_dir / name
+    if folder.exists():
+        raise ModelFileError(f"{folder} exists already; remove it, or choose another name")
+    model_dir.mkdir(parents=True, exist_ok=True)
+    # On the same file system, so that the rename below is one step.
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=model_dir))
+    try:
+        _write(architecture, tensors, unfinished, name=name, checkpoint=path)
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return read_spec(folder)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify_model(spec: ModelSpec) -> None:
+    """Compare a model's files with the digests noted when it was imported.
+
+    Raises:
+        ModelFileError: a file differs, or no digests were noted.
+        OSError: a file cannot be read.
+    """
+    files = json.loads((spec.folder / "model.json").read_text()).get("files")
+    if not isinstance(files, dict):
+        raise ModelFileError(f"{spec.folder}: its model.json has no digests to compare with")
+    for name, digest in files.items():
+        if file_digest(spec.folder / name) != digest:
+            raise ModelFileError(
+                f"{spec.folder / name}: has changed since the import; remove the folder "
+                "and import the model again"
+            )
+
+
+def _write(
+    architecture: Architecture, tensors: Tensors, folder: Path, *, name: str, checkpoint: Path
+) -> None:
+    digests = {}
+    for file_name, parameters in architecture.weights.items():
+        _write_weights(folder / file_name, parameters, tensors)
+        digests[file_name] = file_digest(folder / file_name)
+    for file_name, content in architecture.files.items():
+        if file_name != "model.json":
+            (folder / file_name).write_bytes(content)
+            digests[file_name] = hashlib.sha256(content).hexdigest()
+    spec = json.loads(architecture.files["model.json"])
+    if name != architecture.name:
+        spec |= {"name": name, "title": f"{name} ({spec['title']})"}
+    spec |= {"checkpoint": checkpoint.name, "files": digests}
+    # Last: what has a model.json is a model.
+    (folder / "model.json").write_text(json.dumps(spec, indent=2))
+
+
+def _write_weights(path: Path, parameters: list[Parameter], tensors: Tensors) -> None:
+    with path.open("wb") as file:
+        for parameter in parameters:
+            file.seek(parameter.offset)
+            _write_tensor(file, parameter.name, tensors)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensor(file: BinaryIO, name: str, tensors: Tensors) -> None:
+    values = np.ascontiguousarray(tensors[name], "<f4")
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{name} holds values that are not finite: the file is damaged")
+    file.write(values.data)

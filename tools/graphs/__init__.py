@@ -1,0 +1,1 @@
+"""Graphs of the Segment Anything networks, written without their weights."""

@@ -1,0 +1,296 @@
+"""SAM's prompt encoder and mask decoder as one graph, from prompts to low-res logits.
+
+Sources: the SAM paper (arXiv 2304.02643), appendix A, and the parameters of the published
+checkpoints, which MobileSAM shares. Image tokens keep their channels last from the beginning
+to the masks, so that every step is a matrix product or a norm and nothing is put in order
+twice; the results equal those of the reference.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from .builder import Graph
+from .layers import EMBEDDING_CHANNELS as CHANNELS
+from .layers import GRID, INPUT_SIZE
+
+MASK_SIZE = 256
+_MASKS = 4
+_TOKENS = GRID * GRID
+_HEADS = 8
+_LAYERS = 2
+_MLP_CHANNELS = 2048
+_INNER = CHANNELS // 2  # of the attention between prompt and image
+_MASK_CHANNELS = 16  # of the mask input, on its way down
+_UPSCALED = (CHANNELS // 4, CHANNELS // 8)
+_NORM_EPSILON = 1e-5
+_NORM_2D_EPSILON = 1e-6
+
+
+def mask_decoder(weights_file: str) -> Graph:
+    """Return the graph of the prompt encoder and mask decoder."""
+    graph = Graph("mask_decoder", weights_file)
+    embedding = graph.input("image_embedding", (1, CHANNELS, GRID, GRID))
+    coords = graph.input("point_coords", ("prompts", "points", 2))
+    labels = graph.input("point_labels", ("prompts", "points"))
+    mask_input = graph.input("mask_input", ("prompts", 1, MASK_SIZE, MASK_SIZE))
+    has_mask_input = graph.input("has_mask_input", ("prompts",))
+
+    image = graph.transpose(graph.reshape(embedding, (1, CHANNELS, _TOKENS)), (0, 2, 1))
+    image = graph.op("Add", image, _dense_prompt(graph, mask_input, has_mask_input))
+    points = _sparse_prompt(graph, coords, labels)
+    output_tokens = [
+        graph.parameter("mask_decoder.iou_token.weight", (1, CHANNELS)),
+        graph.parameter("mask_decoder.mask_tokens.weight", (_MASKS, CHANNELS)),
+    ]
+    outputs = graph.op("Concat", *output_tokens, axis=0)
+    prompts = graph.op("Shape", coords, start=0, end=1)
+    shape = graph.op("Concat", prompts, graph.constant((1 + _MASKS, CHANNELS)), axis=0)
+    tokens = graph.op("Concat", graph.op("Expand", outputs, shape), points, axis=1)
+    tokens, image = _transformer(graph, tokens, image)
+
+    iou_token, mask_tokens = _split_tokens(graph, tokens)
+    upscaled = _upscale(graph, image)
+    hypernetworks = [
+        _mlp(graph, token, f"mask_decoder.output_hypernetworks_mlps.{index}", _UPSCALED[1])
+        for index, token in enumerate(graph.split(mask_tokens, (1,) * _MASKS, axis=1))
+    ]
+    weights = graph.transpose(graph.op("Concat", *hypernetworks, axis=1), (0, 2, 1))
+    masks = graph.op("MatMul", upscaled, weights)
+    # The pixels of an upscaled token lie together: put them in order on the few masks only.
+    masks = graph.reshape(masks, (-1, GRID, GRID, 2, 2, 2, 2, _MASKS))
+    masks = graph.transpose(masks, (0, 7, 1, 3, 5, 2, 4, 6))
+    masks = graph.reshape(masks, (-1, _MASKS, MASK_SIZE, MASK_SIZE))
+    iou = _mlp(graph, iou_token, "mask_decoder.iou_prediction_head", _MASKS)
+    iou = graph.op("Squeeze", iou, graph.constant((1,)))
+    graph.output(masks, "low_res_logits", ("prompts", _MASKS, MASK_SIZE, MASK_SIZE))
+    graph.output(iou, "predicted_iou", ("prompts", _MASKS))
+    return graph
+
+
+def _linear(graph: Graph, value: str, name: str, channels: tuple[int, int]) -> str:
+    """The linear layer `name` on the last dimension."""
+    weight = _transposed(graph, f"{name}.weight", channels)
+    bias = graph.parameter(f"{name}.bias", channels[1:])
+    return graph.op("Add", graph.op("MatMul", value, weight), bias)
+
+
+def _transposed(graph: Graph, name: str, channels: tuple[int, int]) -> str:
+    return graph.transpose(graph.parameter(name, channels[::-1]), (1, 0))
+
+
+def _mlp(graph: Graph, value: str, name: str, outputs: int) -> str:
+    """Three linear layers with ReLU between them."""
+    for layer, width in enumerate((CHANNELS, CHANNELS, outputs)):
+        if layer:
+            value = graph.op("Relu", value)
+        value = _linear(graph, value, f"{name}.layers.{layer}", (CHANNELS, width))
+    return value
+
+
+def _positions(graph: Graph, coords: str) -> str:
+    """Encode (…, 2) positions of 0 to 1 within the frame by random frequencies."""
+    name = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    frequencies = graph.parameter(name, (2, CHANNELS // 2))
+    value = graph.op("Sub", graph.op("Mul", coords, graph.scalar(2.0)), graph.scalar(1.0))
+    value = graph.op("MatMul", value, frequencies)
+    value = graph.op("Mul", value, graph.scalar(2 * math.pi))
+    return graph.op("Concat", graph.op("Sin", value), graph.op("Cos", value), axis=-1)
+
+
+def _sparse_prompt(graph: Graph, coords: str, labels: str) -> str:
+    """Points and box corners as (prompts, points, CHANNELS) tokens."""
+    # Coordinates name pixels, whose centres lie half a pixel further.
+    centres = graph.op("Add", coords, graph.scalar(0.5))
+    positions = _positions(graph, graph.op("Div", centres, graph.scalar(INPUT_SIZE)))
+    is_point = graph.op("GreaterOrEqual", labels, graph.scalar(0.0))
+    is_point = graph.op("Unsqueeze", is_point, graph.constant((2,)))
+    positions = graph.op("Where", is_point, positions, graph.scalar(0.0))
+    kinds = [graph.parameter("prompt_encoder.not_a_point_embed.weight", (1, CHANNELS))]
+    kinds += [
+        graph.parameter(f"prompt_encoder.point_embeddings.{label}.weight", (1, CHANNELS))
+        for label in range(4)
+    ]
+    table = graph.op("Concat", *kinds, axis=0)
+    indices = graph.op("Add", labels, graph.scalar(1.0))
+    indices = graph.op("Cast", indices, to=TensorProto.INT64)
+    return graph.op("Add", positions, graph.op("Gather", table, indices, axis=0))
+
+
+def _dense_prompt(graph: Graph, mask_input: str, has_mask_input: str) -> str:
+    """The mask input, or that there is none, as (prompts, tokens, CHANNELS)."""
+    name, quarter = "prompt_encoder.mask_downscaling", _MASK_CHANNELS // 4
+    value = graph.reshape(mask_input, (-1, MASK_SIZE, MASK_SIZE, 1))
+    value = _halve(graph, value, f"{name}.0", MASK_SIZE, (1, quarter))
+    value = graph.layer_norm(value, f"{name}.1", quarter, _NORM_2D_EPSILON)
+    value = graph.op("Gelu", value)
+    value = _halve(graph, value, f"{name}.3", MASK_SIZE // 2, (quarter, _MASK_CHANNELS))
+    value = graph.layer_norm(value, f"{name}.4", _MASK_CHANNELS, _NORM_2D_EPSILON)
+    value = graph.op("Gelu", value)
+    weight = graph.parameter(f"{name}.6.weight", (CHANNELS, _MASK_CHANNELS, 1, 1))
+    weight = graph.transpose(graph.reshape(weight, (CHANNELS, _MASK_CHANNELS)), (1, 0))
+    value = graph.reshape(value, (-1, _TOKENS, _MASK_CHANNELS))
+    bias = graph.parameter(f"{name}.6.bias", (CHANNELS,))
+    value = graph.op("Add", graph.op("MatMul", value, weight), bias)
+    no_mask = graph.parameter("prompt_encoder.no_mask_embed.weight", (1, CHANNELS))
+    given = graph.reshape(has_mask_input, (-1, 1, 1))
+    given = graph.op("Greater", given, graph.scalar(0.0))
+    return graph.op("Where", given, value, no_mask)
+
+
+def _halve(graph: Graph, image: str, name: str, size: int, channels: tuple[int, int]) -> str:
+    """A 2x2 convolution of stride 2 over (prompts, size, size, channels)."""
+    inputs, outputs = channels
+    half = size // 2
+    value = graph.reshape(image, (-1, half, 2, half, 2, inputs))
+    value = graph.transpose(value, (0, 1, 3, 2, 4, 5))
+    value = graph.reshape(value, (-1, half, half, 4 * inputs))
+    weight = graph.parameter(f"{name}.weight", (outputs, inputs, 2, 2))
+    weight = graph.reshape(graph.transpose(weight, (2, 3, 1, 0)), (4 * inputs, outputs))
+    bias = graph.parameter(f"{name}.bias", (outputs,))
+    return graph.op("Add", graph.op("MatMul", value, weight), bias)
+
+
+def _transformer(graph: Graph, tokens: str, image: str) -> tuple[str, str]:
+    """Two layers of attention between the tokens and the image, both ways."""
+    points = tokens
+    positions = _image_positions(graph)
+    name = "mask_decoder.transformer"
+    for index in range(_LAYERS):
+        layer = f"{name}.layers.{index}"
+        # The first layer's self attention has nothing but positions to go by.
+        query = tokens if index == 0 else graph.op("Add", tokens, points)
+        attending = (
+            _project(graph, query, f"{layer}.self_attn.q_proj", CHANNELS),
+            _project(graph, query, f"{layer}.self_attn.k_proj", CHANNELS),
+            _project(graph, tokens, f"{layer}.self_attn.v_proj", CHANNELS),
+        )
+        value = _attend(graph, *attending, f"{layer}.self_attn", CHANNELS)
+        tokens = value if index == 0 else graph.op("Add", tokens, value)
+        tokens = _norm(graph, tokens, f"{layer}.norm1")
+
+        to_image, to_token = (
+            f"{layer}.cross_attn_token_to_image",
+            f"{layer}.cross_attn_image_to_token",
+        )
+        image_key, image_value, image_query = _project_image(
+            graph,
+            image,
+            positions,
+            (
+                (f"{to_image}.k_proj", True),
+                (f"{to_image}.v_proj", False),
+                (f"{to_token}.q_proj", True),
+            ),
+        )
+        query = graph.op("Add", tokens, points)
+        query = _project(graph, query, f"{to_image}.q_proj", _INNER)
+        value = _attend(graph, query, image_key, image_value, to_image, _INNER)
+        tokens = _norm(graph, graph.op("Add", tokens, value), f"{layer}.norm2")
+
+        value = _linear(graph, tokens, f"{layer}.mlp.lin1", (CHANNELS, _MLP_CHANNELS))
+        value = graph.op("Relu", value)
+        value = _linear(graph, value, f"{layer}.mlp.lin2", (_MLP_CHANNELS, CHANNELS))
+        tokens = _norm(graph, graph.op("Add", tokens, value), f"{layer}.norm3")
+
+        key = _project(graph, graph.op("Add", tokens, points), f"{to_token}.k_proj", _INNER)
+        value = _project(graph, tokens, f"{to_token}.v_proj", _INNER)
+        value = _attend(graph, image_query, key, value, to_token, _INNER)
+        image = _norm(graph, graph.op("Add", image, value), f"{layer}.norm4")
+
+    final = f"{name}.final_attn_token_to_image"
+    image_key, image_value = _project_image(
+        graph, image, positions, ((f"{final}.k_proj", True), (f"{final}.v_proj", False))
+    )
+    query = _project(graph, graph.op("Add", tokens, points), f"{final}.q_proj", _INNER)
+    value = _attend(graph, query, image_key, image_value, final, _INNER)
+    tokens = _norm(graph, graph.op("Add", tokens, value), f"{name}.norm_final_attn")
+    return tokens, image
+
+
+def _norm(graph: Graph, value: str, name: str) -> str:
+    return graph.layer_norm(value, name, CHANNELS, _NORM_EPSILON)
+
+
+def _image_positions(graph: Graph) -> str:
+    """The positions of the image tokens, a constant of the weights: (tokens, CHANNELS)."""
+    centres = ((np.arange(GRID) + 0.5) / GRID).astype(np.float32)
+    x, y = np.meshgrid(centres, centres)
+    return _positions(graph, graph.constant(np.stack([x.ravel(), y.ravel()], axis=1)))
+
+
+def _project(graph: Graph, value: str, name: str, inner: int) -> str:
+    """A projection into attention heads: (prompts, heads, N, inner / heads)."""
+    return _to_heads(graph, _linear(graph, value, name, (CHANNELS, inner)), inner)
+
+
+def _to_heads(graph: Graph, value: str, inner: int) -> str:
+    value = graph.reshape(value, (0, 0, _HEADS, inner // _HEADS))
+    return graph.transpose(value, (0, 2, 1, 3))
+
+
+def _project_image(
+    graph: Graph, image: str, positions: str, projections: tuple[tuple[str, bool], ...]
+) -> list[str]:
+    """Several projections of the image tokens in one product, those marked with positions.
+
+    (image + positions) @ W + b = image @ W + (positions @ W + b), whose last part engines work
+    out once, when they load the graph.
+    """
+    weights, biases = [], []
+    for name, positioned in projections:
+        weight = _transposed(graph, f"{name}.weight", (CHANNELS, _INNER))
+        bias = graph.parameter(f"{name}.bias", (_INNER,))
+        if positioned:
+            bias = graph.op("Add", graph.op("MatMul", positions, weight), bias)
+        else:
+            bias = graph.op("Expand", bias, graph.constant((_TOKENS, _INNER)))
+        weights.append(weight)
+        biases.append(bias)
+    value = graph.op("MatMul", image, graph.op("Concat", *weights, axis=1))
+    value = graph.op("Add", value, graph.op("Concat", *biases, axis=1))
+    pieces = graph.split(value, (_INNER,) * len(projections), axis=2)
+    return [_to_heads(graph, piece, _INNER) for piece in pieces]
+
+
+def _attend(graph: Graph, query: str, key: str, value: str, name: str, inner: int) -> str:
+    """Attention of heads, and its output projection: (prompts, N, CHANNELS)."""
+    logits = graph.op("MatMul", query, graph.transpose(key, (0, 1, 3, 2)))
+    logits = graph.op("Mul", logits, graph.scalar((inner // _HEADS) ** -0.5))
+    value = graph.op("MatMul", graph.op("Softmax", logits, axis=-1), value)
+    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (0, 0, inner))
+    return _linear(graph, value, f"{name}.out_proj", (inner, CHANNELS))
+
+
+def _split_tokens(graph: Graph, tokens: str) -> tuple[str, str]:
+    """The IoU token and the mask tokens, which come before the prompt's."""
+    start, middle, end, axis = (graph.constant((value,)) for value in (0, 1, 1 + _MASKS, 1))
+    iou = graph.op("Slice", tokens, start, middle, axis)
+    return iou, graph.op("Slice", tokens, middle, end, axis)
+
+
+def _upscale(graph: Graph, image: str) -> str:
+    """Image tokens to 4 x 4 pixels each: (prompts, tokens * 16, channels).
+
+    A transposed convolution whose stride is its kernel makes of each token, by itself, a
+    square of pixels: a matrix product.
+    """
+    name = "mask_decoder.output_upscaling"
+    first, second = _UPSCALED
+    value = _double(graph, image, f"{name}.0", _TOKENS, (CHANNELS, first))
+    value = graph.layer_norm(value, f"{name}.1", first, _NORM_2D_EPSILON)
+    value = graph.op("Gelu", value)
+    value = _double(graph, value, f"{name}.3", 4 * _TOKENS, (first, second))
+    return graph.op("Gelu", value)
+
+
+def _double(graph: Graph, value: str, name: str, tokens: int, channels: tuple[int, int]) -> str:
+    """A 2x2 transposed convolution of stride 2: each token to four, row by row."""
+    inputs, outputs = channels
+    weight = graph.parameter(f"{name}.weight", (inputs, outputs, 2, 2))
+    weight = graph.reshape(graph.transpose(weight, (0, 2, 3, 1)), (inputs, 4 * outputs))
+    value = graph.reshape(graph.op("MatMul", value, weight), (-1, 4 * tokens, outputs))
+    return graph.op("Add", value, graph.parameter(f"{name}.bias", (outputs,)))

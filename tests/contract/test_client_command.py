@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from sam_client import SamClient, WorkerUnavailableError
+from sam_client import SamClient, SamError
 from sam_client.__main__ import main
 from sam_client.private_worker import private_worker
 from support import IMAGES
@@ -156,7 +156,7 @@ def test_private_worker_that_cannot_start_says_why(monkeypatch):
     monkeypatch.setitem(os.environ, "SAM_MODEL", "nonesuch")
 
     with (
-        pytest.raises(WorkerUnavailableError, match=r"did not start: .*no model named 'nonesuch'"),
+        pytest.raises(SamError, match=r"did not start: .*no model named 'nonesuch'"),
         private_worker(),
     ):
         pass

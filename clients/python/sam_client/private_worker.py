@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from sam_client.errors import WorkerUnavailableError
+from sam_client.errors import SamError, WorkerUnavailableError
 from sam_client.sync import SamClient
 
 _START_TIMEOUT_S = 120.0  # a large checkpoint on a slow disk
@@ -29,7 +29,7 @@ def private_worker() -> Iterator[str]:
     """Run a worker on a socket that nobody else knows, and yield its target once it serves.
 
     Raises:
-        WorkerUnavailableError: it ended, or did not serve within two minutes; with its last words.
+        SamError: it ended, or did not serve within two minutes; with its last words.
     """
     with (
         tempfile.TemporaryDirectory(prefix="sam-") as folder,
@@ -65,7 +65,7 @@ def _wait_until_it_serves(target: str, process: subprocess.Popen[bytes], log: IO
                     continue  # the call itself waits between its attempts
                 log.seek(0)
                 last_words = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise WorkerUnavailableError(
+                raise SamError(
                     f"the worker did not start: {last_words or error}", error.code
                 ) from error
             else:

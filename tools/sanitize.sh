@@ -28,4 +28,5 @@ export PYTHONPATH=$build PYTHONMALLOC=malloc
 
 cd "$root"
 "$python" -c "import sam_core._native as native; assert native.__file__.startswith('$build')"
-"$python" -m pytest -p no:cacheprovider -k 'not process_of_its_own' "$@" tests/unit/test_core_*.py
+# What the sanitizers say goes to file descriptor 2, which pytest must not hold back.
+"$python" -m pytest -p no:cacheprovider --capture=sys -k 'not process_of_its_own' "$@" tests/unit/test_core_*.py

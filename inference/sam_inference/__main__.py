@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from sam_inference.config import Config, parse_config
+from sam_inference.config import Config, model_dir_of, parse_config
 from sam_inference.engines import EngineError, choose_engine
 from sam_inference.errors import ModelNotFoundError
 from sam_inference.models import ModelFileError, find_models
+from sam_inference.models.catalogue import CATALOGUE
+from sam_inference.models.command import models_main
+from sam_inference.models.pulling import pull
 from sam_inference.registry import Registry
 from sam_inference.server import serve, when_stdin_closes
 
@@ -40,15 +44,27 @@ async def _run(config: Config) -> None:
     await serve(registry, config, stop)
 
 
+def _fetch_if_missing(config: Config) -> None:
+    """Pull the default model if it is one of the catalogue and not there yet."""
+    entry = CATALOGUE.get(config.model)
+    if entry is not None and entry.name not in find_models(config.model_dir):
+        log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)
+        pull(entry, config.model_dir)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker until it is told to stop; return the exit status."""
-    config = parse_config(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["models"]:
+        return models_main(words[1:], model_dir_of(os.environ))
+    config = parse_config(words)
     logging.basicConfig(
         level=config.log_level,
         stream=sys.stderr,
         format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
     )
     try:
+        _fetch_if_missing(config)
         asyncio.run(_run(config))
     except (EngineError, ModelFileError, ModelNotFoundError, OSError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - the message says it all

@@ -20,7 +20,7 @@ class Config:
 
     listen: str
     model: str
-    model_dir: Path | None
+    model_dir: Path
     engine: str
     threads: int
     embedding_cache_bytes: int
@@ -62,7 +62,13 @@ def parse_config(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add("--listen", "SAM_LISTEN", "127.0.0.1:50051", str, "host:port or unix:/path/of/socket")
     add("--model", "SAM_MODEL", DEFAULT_MODEL, str, "default model")
-    add("--model-dir", "MODEL_DIR", "", str, "folder with further models, one folder each")
+    add(
+        "--model-dir",
+        "MODEL_DIR",
+        str(model_dir_of(environ)),
+        Path,
+        "folder with further models, one folder each",
+    )
     add("--engine", "SAM_ENGINE", "auto", _engine, f"auto, {' or '.join(ENGINES)}")
     add("--threads", "SAM_THREADS", str(cores or 1), _positive, "CPU threads a network may use")
     add("--embedding-cache-mib", "EMBEDDING_CACHE_MIB", "512", _positive, "memory for embeddings")
@@ -81,7 +87,7 @@ def parse_config(
     return Config(
         listen=flags.listen,
         model=flags.model,
-        model_dir=Path(flags.model_dir) if flags.model_dir else None,
+        model_dir=flags.model_dir,
         engine=flags.engine,
         threads=flags.threads,
         embedding_cache_bytes=flags.embedding_cache_mib * MIB,
@@ -93,6 +99,14 @@ def parse_config(
         exit_with_parent=flags.exit_with_parent,
         log_level=flags.log_level,
     )
+
+
+def model_dir_of(environ: Mapping[str, str]) -> Path:
+    """Return where models are: MODEL_DIR, or a place in the user's data folder."""
+    if environ.get("MODEL_DIR"):
+        return Path(environ["MODEL_DIR"])
+    data = environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "samserve" / "models"
 
 
 def _positive(text: str) -> int:

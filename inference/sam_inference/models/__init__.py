@@ -1,7 +1,8 @@
 """Models as data: where their graphs are and what goes in and out of them.
 
 A model is a folder with `encoder.onnx`, `decoder.onnx` and `model.json`. `quickstart`
-is bundled; any further folder below the model directory is offered under its name.
+is bundled; any further folder below the model directory is offered under its name. Those of
+the catalogue are pulled there, and other checkpoints imported, by `sam-worker models`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ DEFAULT_MODEL = "quickstart"
 
 
 class ModelFileError(Exception):
-    """A model folder lacks a file or its `model.json` is not as it should be."""
+    """A model's files cannot be had, or are not as they should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def read_spec(folder: Path) -> ModelSpec:
     return spec
 
 
-def find_models(model_dir: Path | None) -> dict[str, ModelSpec]:
+def find_models(model_dir: Path) -> dict[str, ModelSpec]:
     """Return the bundled models and those in folders below `model_dir`, by name.
 
     Raises:
@@ -113,8 +114,6 @@ def find_models(model_dir: Path | None) -> dict[str, ModelSpec]:
     """
     specs: dict[str, ModelSpec] = {}
     for root in (BUNDLED, model_dir):
-        if root is None:
-            continue
         for path in sorted(root.glob("[!.]*/model.json")):
             spec = read_spec(path.parent)
             if spec.name in specs:

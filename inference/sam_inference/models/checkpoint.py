@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sam_inference.models import ModelFileError
 from sam_inference.models.pickled import PickleError, StorageRecord, TensorRecord, read_state_dict
 
 # Those of SAM are below 100 kB.
@@ -26,7 +27,7 @@ _LOCAL_HEADER_SIGNATURE = b"PK\x03\x04"
 _CRC_CHUNK_BYTES = 16 << 20
 
 
-class CheckpointError(Exception):
+class CheckpointError(ModelFileError):
     """A file is not a checkpoint, damaged, or of a model that is not supported."""
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from sam_inference.models import ModelFileError, ModelSpec, read_spec
 from sam_inference.models.architectures import Architecture, Parameter, Tensors, recognise
 from sam_inference.models.checkpoint import CheckpointError, read_checkpoint
+from sam_inference.models.digests import file_digest
 
-_CHUNK_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -65,15 +65,6 @@ def import_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return read_spec(folder)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify_model(spec: ModelSpec) -> None:

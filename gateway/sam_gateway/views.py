@@ -16,9 +16,6 @@ from sam_gateway.results import Region
 
 # Smaller answers are sent sooner than they are packed.
 _COMPRESS_FROM_BYTES = 4096
-# What Label Studio may have changed when it tells of one of these.
-_CONFIG_ACTIONS = frozenset({"PROJECT_UPDATED"})
-_TASK_ACTIONS = frozenset({"TASKS_DELETED"})
 
 _logger = logging.getLogger(__name__)
 
@@ -64,11 +61,11 @@ async def predict(request: web.Request) -> web.Response:
 async def webhook(request: web.Request) -> web.Response:
     """Hear what happened in Label Studio, and drop what may have changed."""
     action = _object(await parse_json(await request.read())).get("action")
-    if action in _CONFIG_ACTIONS:
+    if action == "PROJECT_UPDATED":
         parse_label_config.cache_clear()
-    if action in _TASK_ACTIONS:
+    elif action == "TASKS_DELETED":
         request.app[SEGMENTER].forget_images()
-    if action == "START_TRAINING":
+    elif action == "START_TRAINING":
         return json_response({"status": "ignored", "message": "this model is not trained here"})
     return json_response({"status": "ok"})
 

@@ -29,7 +29,7 @@ async def open_gateway() -> AsyncIterator[OpenGateway]:
 
     async def start(**settings: Any) -> TestClient:
         server = TestServer(create_app(Config(**settings)))
-        await server.start_server(handler_cancellation=True)
+        await server.start_server()
         clients.append(TestClient(server))
         return clients[-1]
 

@@ -1,0 +1,134 @@
+"""Settings from flags and the environment."""
+
+import ipaddress
+
+import pytest
+from yarl import URL
+
+from sam_gateway.config import Config, ConfigError, parse_config
+
+
+def test_without_settings_there_are_defaults():
+    assert parse_config([], {}) == Config()
+    assert parse_config([], {"PORT": " ", "LABEL_STUDIO_URL": ""}) == Config()
+
+
+def test_the_names_of_the_example_backend_mean_the_same():
+    config = parse_config(
+        [],
+        {
+            "LABEL_STUDIO_HOST": "http://ls:8080/labelstudio/",
+            "LABEL_STUDIO_ACCESS_TOKEN": "token",
+            "BASIC_AUTH_USER": "user",
+            "BASIC_AUTH_PASS": "password",
+            "LOG_LEVEL": "debug",
+            "HOST": "0.0.0.0",
+            "PORT": "9191",
+        },
+    )
+
+    assert config.label_studio_url == URL("http://ls:8080/labelstudio")
+    assert config.label_studio_token == "token"
+    assert config.basic_auth == ("user", "password")
+    assert config.log_level == "DEBUG"
+    assert (config.host, config.port) == ("0.0.0.0", 9191)
+
+
+def test_the_newer_names_win():
+    config = parse_config(
+        [],
+        {
+            "LABEL_STUDIO_HOST": "http://old",
+            "LABEL_STUDIO_URL": "https://new",
+            "LABEL_STUDIO_ACCESS_TOKEN": "old",
+            "LABEL_STUDIO_API_KEY": "new",
+        },
+    )
+
+    assert config.label_studio_url == URL("https://new")
+    assert config.label_studio_token == "new"
+
+
+def test_a_flag_wins_over_the_environment():
+    config = parse_config(
+        [
+            "--host",
+            "::1",
+            "--port",
+            "0",
+            "--worker",
+            "w:1",
+            "--model",
+            "m",
+            "--path-prefix",
+            "a/b/",
+        ],
+        {"HOST": "h", "PORT": "1", "SAM_WORKER": "x:2", "SAM_MODEL": "n", "PATH_PREFIX": "/c"},
+    )
+
+    assert (config.host, config.port) == ("::1", 0)
+    assert (config.worker, config.model, config.path_prefix) == ("w:1", "m", "/a/b")
+
+
+def test_the_model_is_part_of_the_version():
+    assert Config().model_version.startswith("samserve-")
+    assert Config(model="mobile_sam").model_version.endswith("-mobile_sam")
+
+
+def test_allowed_hosts_are_names_addresses_and_networks():
+    allowed = parse_config(
+        [], {"ALLOWED_IMAGE_HOSTS": "Images.local, 10.0.0.0/8 192.168.1.7,[::1]"}
+    ).allowed_image_hosts
+
+    assert allowed.names == {"images.local"}
+    assert allowed.networks == tuple(
+        map(ipaddress.ip_network, ("10.0.0.0/8", "192.168.1.7", "::1"))
+    )
+
+
+def test_secrets_are_not_shown():
+    config = parse_config(
+        [],
+        {"LABEL_STUDIO_API_KEY": "hunter2", "BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "hunter3"},
+    )
+
+    assert "hunter" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("LABEL_STUDIO_URL", "ftp://ls"),
+        ("LABEL_STUDIO_URL", "http://"),
+        ("LABEL_STUDIO_URL", "http://ls:port"),
+        ("LABEL_STUDIO_URL", "http://user:hunter2@ls"),
+        ("LABEL_STUDIO_API_KEY", "a b"),
+        ("LABEL_STUDIO_API_KEY", "hunter2\nX: y"),
+        ("BASIC_AUTH_USER", "user"),
+        ("BASIC_AUTH_PASS", "hunter2"),
+        ("MAX_IMAGE_BYTES", "64M"),
+        ("MAX_BODY_BYTES", "0"),
+        ("IMAGE_TIMEOUT_S", "0"),
+        ("PREDICT_TIMEOUT_S", "nan"),
+        ("ALLOWED_IMAGE_HOSTS", "http://x"),
+        ("PATH_PREFIX", "/a?b"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_setting_is_named(name, value):
+    with pytest.raises(ConfigError, match=name) as caught:
+        parse_config([], {name: value})
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", [["--port", "70000"], ["--port", "x"], ["--nonsense"]])
+def test_a_wrong_flag_ends_the_command(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_config(flags, {})
+
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err

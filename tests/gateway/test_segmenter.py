@@ -1,0 +1,243 @@
+"""The gateway and a worker that fails: a real gRPC server that answers as it is told."""
+
+import asyncio
+import base64
+
+import grpc
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway_support import click, key_point
+from sam_api.v1 import segment_anything_pb2 as pb
+from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
+
+IMAGE = "data:image/jpeg;base64," + base64.b64encode(b"some image").decode()
+A_CLICK = click(IMAGE, key_point(50, 50, size=(4, 3)))
+
+
+def failure(code, message, *details):
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return code, message, (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def not_found(reason):
+    return failure(
+        grpc.StatusCode.NOT_FOUND, "not there", error_details_pb2.ErrorInfo(reason=reason)
+    )
+
+
+def invalid(field):
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description="bad")
+    return failure(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"{field}: bad",
+        error_details_pb2.BadRequest(field_violations=[violation]),
+    )
+
+
+BUSY = failure(
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "the queue is full",
+    error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=3)),
+)
+
+
+class Worker(pb_grpc.SegmentAnythingServiceServicer):
+    """Embeds anything as 4x3 pixels; fails as often as there are failures."""
+
+    def __init__(self):
+        self.embed_failures = []
+        self.decode_failures = []
+        self.embeds = 0
+        self.decodes = []
+        self.hang = None
+
+    async def Embed(self, request, context):  # noqa: N802 - as the contract has it
+        self.embeds += 1
+        if self.embed_failures:
+            await context.abort(*self.embed_failures.pop(0))
+        return pb.EmbedResponse(image_id="id", width=4, height=3, model=request.model or "m")
+
+    async def Decode(self, request, context):  # noqa: N802
+        self.decodes.append(request)
+        if self.hang:
+            self.hang.set()
+            await asyncio.Event().wait()
+        if self.decode_failures:
+            await context.abort(*self.decode_failures.pop(0))
+        for index, _ in enumerate(request.prompts):
+            for rank in range(3 if request.multimask_output else 1):
+                yield pb.DecodeResponse(
+                    prompt_index=index,
+                    mask_index=rank,
+                    predicted_iou=0.9 - rank / 10,
+                    mask=pb.Mask(
+                        width=4, height=3, run_lengths=pb.RunLengths(counts=[rank, 5, 7 - rank])
+                    ),
+                )
+
+
+@pytest.fixture
+async def worker():
+    servicer = Worker()
+    server = grpc.aio.server()
+    pb_grpc.add_SegmentAnythingServiceServicer_to_server(servicer, server)
+    servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield servicer
+    await server.stop(None)
+
+
+@pytest.fixture
+async def client(open_gateway, worker):
+    return await open_gateway(worker=worker.target)
+
+
+@pytest.mark.parametrize(
+    ("embed_failures", "decode_failures", "status", "reason"),
+    [
+        ([invalid("image")], [], 422, "image_refused"),
+        ([BUSY], [], 503, "worker_busy"),
+        ([not_found("MODEL_NOT_FOUND")], [], 502, "worker_failed"),
+        ([failure(grpc.StatusCode.INTERNAL, "oh")], [], 502, "worker_failed"),
+        ([failure(grpc.StatusCode.DEADLINE_EXCEEDED, "late")], [], 504, "timeout"),
+        ([], [invalid("prompts[0].points[0].x")], 400, "invalid_request"),
+        ([], [BUSY], 503, "worker_busy"),
+        ([], [not_found("EMBEDDING_NOT_FOUND")] * 2, 502, "worker_failed"),
+    ],
+)
+async def test_a_failure_of_the_worker_has_a_status(
+    client, worker, embed_failures, decode_failures, status, reason
+):
+    worker.embed_failures = [*embed_failures]
+    worker.decode_failures = [*decode_failures]
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert response.status == status
+    error = (await response.json())["error"]
+    assert error["reason"] == reason
+    assert error.get("field") == {
+        "image_refused": "tasks[0].data.image",
+        "invalid_request": "params.context.result",
+    }.get(reason)
+    assert response.headers.get("Retry-After") == ("3" if reason == "worker_busy" else None)
+    assert (await client.post("/predict", json=A_CLICK)).status == 200
+
+
+async def test_a_lost_embedding_is_made_again(client, worker):
+    await client.post("/predict", json=A_CLICK)
+    worker.decode_failures = [not_found("EMBEDDING_NOT_FOUND")]
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert response.status == 200
+    assert worker.embeds == 2
+
+
+async def test_a_worker_that_is_not_there_yet_is_waited_for(client, worker):
+    unavailable = failure(grpc.StatusCode.UNAVAILABLE, "starting")
+    worker.embed_failures = [unavailable] * 5
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert response.status == 200
+    assert worker.embeds == 6
+
+
+async def test_a_worker_that_does_not_come_is_told(open_gateway, unused_tcp_port, monkeypatch):
+    monkeypatch.setattr("sam_gateway.segmenter._PATIENCE_S", 0)
+    client = await open_gateway(worker=f"127.0.0.1:{unused_tcp_port}")
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert response.status == 503
+    assert (await response.json())["error"]["reason"] == "worker_unavailable"
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(open_gateway, worker):
+    worker.hang = asyncio.Event()
+    client = await open_gateway(worker=worker.target, predict_timeout_s=0.3)
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert response.status == 504
+    assert (await response.json())["error"]["reason"] == "timeout"
+    assert worker.hang.is_set()
+
+
+async def test_only_a_single_click_gets_candidates_and_the_best_is_taken(client, worker):
+    negative = key_point(10, 10, size=(4, 3), id="negative", is_positive=False)
+    box = key_point(
+        0,
+        0,
+        size=(4, 3),
+        id="box",
+        type="rectanglelabels",
+        value={"x": 0, "y": 0, "width": 50, "height": 100, "rectanglelabels": ["Cat"]},
+    )
+
+    response = await client.post("/predict", json=A_CLICK)
+    await client.post("/predict", json=click(IMAGE, key_point(50, 50, size=(4, 3)), negative))
+    await client.post("/predict", json=click(IMAGE, box))
+
+    assert [request.multimask_output for request in worker.decodes] == [True, False, False]
+    (region,) = (await response.json())["results"][0]["result"]
+    assert region["score"] == pytest.approx(0.9)
+    point = worker.decodes[0].prompts[0].points[0]
+    assert (point.x, point.y) == (2, 1.5)
+    assert worker.decodes[2].prompts[0].box == pb.Box(x_min=0, y_min=0, x_max=2, y_max=3)
+
+
+async def test_a_click_beside_rectangles_is_answered_in_the_order_of_the_objects(client, worker):
+    boxes = [
+        key_point(
+            0,
+            0,
+            size=(4, 3),
+            id=name,
+            type="rectanglelabels",
+            value={"x": 0, "y": 0, "width": 50, "height": 100, "rectanglelabels": ["Cat"]},
+        )
+        for name in ("one", "two")
+    ]
+
+    response = await client.post(
+        "/predict", json=click(IMAGE, boxes[0], key_point(50, 50, size=(4, 3)), boxes[1])
+    )
+
+    assert len((await response.json())["results"][0]["result"]) == 3
+    assert sorted(len(request.prompts) for request in worker.decodes) == [1, 2]
+
+
+async def test_the_model_of_the_settings_is_asked_for(open_gateway, worker):
+    client = await open_gateway(worker=worker.target, model="mobile_sam")
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    (entry,) = (await response.json())["results"]
+    assert entry["model_version"].endswith("mobile_sam")
+
+
+async def test_known_images_are_bounded(client, worker, monkeypatch):
+    monkeypatch.setattr("sam_gateway.segmenter._MAX_KNOWN_IMAGES", 1)
+    other = {**A_CLICK, "tasks": [{"id": 2, "data": {"image": "data:,other"}}]}
+
+    for body in (A_CLICK, other, A_CLICK, A_CLICK):
+        assert (await client.post("/predict", json=body)).status == 200
+
+    assert worker.embeds == 3
+
+
+async def test_known_images_age(client, worker, monkeypatch):
+    monkeypatch.setattr("sam_gateway.segmenter._KNOWN_FOR_S", -1)
+
+    for _ in range(2):
+        await client.post("/predict", json=A_CLICK)
+
+    assert worker.embeds == 2

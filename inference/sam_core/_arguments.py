@@ -1,7 +1,9 @@
 """Checks of arguments: each names the argument, what it is and what it should be."""
 
+import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ MAX_SIDE = 1 << 20
 
 # Run lengths are uint32.
 MAX_PIXELS = (1 << 32) - 1
+
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 # Logits are bounded by 2**126: a threshold beyond would find none of them.
 MAX_THRESHOLD = 2.0**126
@@ -73,11 +77,14 @@ def check_float(name: str, value: object) -> float:
         TypeError: `value` is no number.
         ValueError: it is not finite in float32.
     """
-    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+    if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
-    if not abs(number) <= float(np.finfo(np.float32).max):
-        raise ValueError(f"{name}: expected a finite float32, got {number}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not abs(number) <= _LARGEST_FLOAT:
+        raise ValueError(f"{name}: expected a finite float32, got {value!r}")
     return number
 
 
@@ -115,10 +122,10 @@ def check_counts(
     return runs, *size
 
 
-def _items(name: str, value: object, number: int) -> list[object]:
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+def _items(name: str, value: object, number: int) -> Sequence[object]:
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise TypeError(f"{name}: expected {number} numbers, got {value!r}")
-    items = list(value)
     if len(items) != number:
         raise ValueError(f"{name}: expected {number} numbers, got {len(items)}")
     return items

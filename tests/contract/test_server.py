@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -63,6 +64,15 @@ def test_a_signal_lets_running_calls_finish(start_worker, dog, number):
 
     assert len(masks) == 20
     assert worker.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_worker_stopped_as_soon_as_it_is_ready_leaves_no_process(start_worker, engine):
+    worker = start_worker("--engine", engine)
+    children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
+
+    assert children.read_text() == ""
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import openvino as ov
-
 from sam_inference.engines import Array, EngineError
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
+
+# `import openvino` also imports its model converter, if it can, and that reports each import
+# to its makers from a forked child process. The fork can hang in a process that serves gRPC,
+# and nobody was asked. A module recorded as None cannot be imported, and is not missed.
+sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
+
+import openvino as ov  # noqa: E402 - after the line above
 
 
 class OpenVinoEngine:

@@ -27,8 +27,15 @@ def jwt(**claims: object) -> str:
     )
 
 
-def jpeg(name: str, size: tuple[int, int], *, orientation: int | None = None) -> bytes:
-    image = Image.open(IMAGES / "originals" / name).convert("RGB").resize(size)
+def jpeg(
+    name: str,
+    size: tuple[int, int],
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    orientation: int | None = None,
+) -> bytes:
+    """A test image as a JPEG of another size, or a part of it."""
+    image = Image.open(IMAGES / "originals" / name).convert("RGB").resize(size, box=box)
     exif = Image.Exif()
     if orientation:
         exif[0x0112] = orientation
@@ -42,7 +49,9 @@ class LabelStudio:
 
     def __init__(self) -> None:
         self.files = {
-            "18d1a805-a.jpg": jpeg("dog.jpg", (1024, 683)),
+            # Cut so that the recorded positive clicks are on the rear wheel and the negative one
+            # is on the body.
+            "18d1a805-a.jpg": jpeg("truck.jpg", (1024, 683), box=(36, 72, 1728, 1200)),
             "6a1c4ca9-b.png": (IMAGES / "originals/coffee.png").read_bytes(),
             "abc65d67-exif6.jpg": jpeg("dog.jpg", (1024, 683), orientation=6),
         }

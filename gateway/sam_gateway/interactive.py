@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from yarl import URL
+
 from sam_gateway.errors import InvalidRequestError
 from sam_gateway.images import ImageSource, image_value, locate
 from sam_gateway.label_config import LabelConfig, parse_label_config
@@ -32,7 +34,8 @@ async def predict(
     found: list[Region] = []
     for group in groups:
         output = config.output(group.to_name, group.labels)
-        source = _image_source(task, group, config, label_studio)
+        # In a thread: of a data URI of many megabytes a digest is made.
+        source = await asyncio.to_thread(_image_source, task, group, config, label_studio.url)
         masks = await segmenter.segment(source, group.objects)
         for mask in masks:
             found += await asyncio.to_thread(regions, output, group, mask)
@@ -40,7 +43,7 @@ async def predict(
 
 
 def _image_source(
-    task: Task, group: PromptGroup, config: LabelConfig, label_studio: LabelStudio
+    task: Task, group: PromptGroup, config: LabelConfig, label_studio_url: URL | None
 ) -> ImageSource:
     tag = config.images.get(group.to_name)
     if tag is None:
@@ -49,4 +52,4 @@ def _image_source(
             field="label_config",
         )
     value, field = image_value(task, tag, group.item_index)
-    return locate(value, field, label_studio.url)
+    return locate(value, field, label_studio_url)

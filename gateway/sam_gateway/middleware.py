@@ -18,6 +18,8 @@ from sam_gateway.views import json_response
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # What nginx logs for a client that went away; it is never sent.
 _CLIENT_GONE = 499
+# Asked every few seconds by what watches the gateway.
+_PROBES = frozenset({"health", "root", "metrics"})
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
         metrics.request_seconds.labels(route).observe(seconds)
         if failure:
             metrics.failures.labels(failure.reason).inc()
+        quiet = logging.DEBUG if route in _PROBES else logging.INFO
         _logger.log(
-            logging.WARNING if failure else logging.INFO,
+            logging.WARNING if failure else quiet,
             event(
                 "request",
                 id=request_id,

@@ -4,6 +4,7 @@ import logging
 
 import orjson
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from sam_gateway import interactive
 from sam_gateway.errors import GatewayError, InvalidRequestError
@@ -78,7 +79,7 @@ async def versions(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Show the counters in the text format of Prometheus."""
     body = request.app[METRICS].exposition()
-    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def json_response(content: object, *, status: int = 200) -> web.Response:

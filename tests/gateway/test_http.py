@@ -81,12 +81,12 @@ async def test_unknown_routes_are_told_in_json(gateway, method, path, status, re
 async def test_a_request_keeps_the_id_it_comes_with(gateway, caplog):
     caplog.set_level(logging.INFO)
 
-    response = await gateway.get("/health", headers={"X-Request-Id": "abc-123"})
-    forged = await gateway.get("/health", headers={"X-Request-Id": "a b=c"})
+    response = await gateway.get("/versions", headers={"X-Request-Id": "abc-123"})
+    forged = await gateway.get("/versions", headers={"X-Request-Id": "a b=c"})
 
     assert response.headers["X-Request-Id"] == "abc-123"
     assert forged.headers["X-Request-Id"] != "a b=c"
-    assert "request id=abc-123 method=GET route=health status=200 ms=" in caplog.text
+    assert "request id=abc-123 method=GET route=versions status=200 ms=" in caplog.text
 
 
 async def test_a_failure_is_one_log_line_with_its_reason(gateway, caplog):

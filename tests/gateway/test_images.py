@@ -288,6 +288,25 @@ async def test_an_access_token_is_renewed_once_when_it_is_refused(label_studio, 
     assert [path for path, _ in label_studio.requests].count("/api/token/refresh/") == 3
 
 
+async def test_an_access_token_that_says_nothing_of_its_life_is_kept(label_studio, open_fetcher):
+    async def refresh(request):
+        label_studio.requests.append((request.path, None))
+        label_studio.access_tokens.add("opaque")
+        return web.json_response({"access": "opaque"})
+
+    app = web.Application()
+    app.router.add_post("/api/token/refresh/", refresh)
+    app.router.add_get("/data/upload/{project}/{file}", label_studio.upload)
+    async with TestServer(app) as server:
+        opened = open_fetcher(
+            label_studio_url=URL(str(server.make_url(""))), label_studio_token=label_studio.pat
+        )
+        assert await opened.fetch(UPLOAD)
+        assert await opened.fetch(UPLOAD)
+
+    assert [path for path, _ in label_studio.requests].count("/api/token/refresh/") == 1
+
+
 async def test_an_access_token_is_sent_as_it_is(label_studio, open_fetcher):
     access = jwt(token_type="access", exp=2, iat=1)
     label_studio.access_tokens.add(access)
@@ -332,6 +351,8 @@ async def test_the_configured_token_stays_with_the_first_setup(label_studio, ope
     [
         ("", "no token. Set LABEL_STUDIO_API_KEY"),
         ("f" * 40, "LABEL_STUDIO_API_KEY is refused"),
+        ("not.a.token", "LABEL_STUDIO_API_KEY is refused"),
+        ("eyJ.bnVsbA.x", "LABEL_STUDIO_API_KEY is refused"),  # the claims are null
         (jwt(token_type="refresh", jti="revoked"), "create a new personal access token"),
     ],
 )

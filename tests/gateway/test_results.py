@@ -94,6 +94,14 @@ def test_brush_beside_labels_is_two_regions_with_one_id():
     assert labels["value"] == {**mask["value"], "labels": ["Cat"]}
 
 
+def test_a_brush_alone_is_one_region():
+    config = '<View><Image name="image" value="$i"/><Brush name="b" toName="image"/></View>'
+
+    (region,) = written(parse_label_config(config).output("image", ()), GROUP, a_mask())
+
+    assert (region["type"], region["from_name"]) == ("brush", "b")
+
+
 def test_the_id_stays_for_the_object_and_differs_for_others():
     (region,) = regions(OUTPUT, GROUP, a_mask())
     (again,) = regions(OUTPUT, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool), predicted_iou=0.1))

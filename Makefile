@@ -71,3 +71,19 @@ proto: $(VENV)/.dev ## Generate the Python stubs from the contract
 		--python_out=clients/python --mypy_out=quiet:clients/python \
 		--grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
 		sam_api/v1/segment_anything.proto
+
+# Label Studio pins the versions of many packages, hence an environment of its own.
+LABEL_STUDIO_VENV := .cache/label-studio/venv
+
+$(LABEL_STUDIO_VENV)/.installed: tests/e2e/label-studio.txt
+	$(PYTHON) -m venv --clear $(LABEL_STUDIO_VENV)
+	$(LABEL_STUDIO_VENV)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(VENV)/.e2e: tests/e2e/requirements.txt $(VENV)/.dev
+	$(BIN)/pip install --quiet --requirement $<
+	touch $@
+
+.PHONY: e2e
+e2e: $(VENV)/.e2e $(LABEL_STUDIO_VENV)/.installed ## Set up and drive a real Label Studio in Chromium
+	$(BIN)/python -m pytest -m e2e tests/e2e

@@ -1,0 +1,160 @@
+"""A Label Studio with a gateway, and the browser of an annotator."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from e2e import label_studio as ls
+from e2e.editor import LABEL_CONFIG, Editor, OpenTask, Screenshot
+from e2e.gateway import Gateway
+from sam_client import SamClient
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ViewportSize
+
+CACHE = Path(__file__).parents[2] / ".cache" / "label-studio"
+PREPARED_DATA = CACHE / "data"
+
+# All rows of labels are visible below the image.
+VIEWPORT: ViewportSize = {"width": 1500, "height": 950}
+CHROMIUM_FLAGS = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIR", type=Path, help="save pictures for the docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def terminable() -> None:
+    """Clean up after SIGTERM as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the servers' logs."""
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="session")
+def label_studio(
+    terminable: None, logs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ls.LabelStudio]:
+    """A Label Studio with one user and no projects."""
+    executable = CACHE / "venv" / "bin" / "label-studio"
+    if not executable.exists():
+        pytest.fail(f"{executable} is not there: run `make e2e`, which installs Label Studio")
+    if not PREPARED_DATA.exists():
+        ls.prepare_data_dir(executable, PREPARED_DATA, logs / "label-studio-first-start.log")
+    data_dir = tmp_path_factory.mktemp("label-studio") / "data"
+    shutil.copytree(PREPARED_DATA, data_dir)
+    process, url = ls.start(executable, data_dir, logs / "label-studio.log")
+    try:
+        server = ls.LabelStudio(url)
+        yield server
+        server.close()
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def access_token(label_studio: ls.LabelStudio) -> str:
+    """A personal access token, the kind that Label Studio hands out by default."""
+    return label_studio.create_personal_access_token()
+
+
+@pytest.fixture
+def start_gateway(logs: Path, label_studio: ls.LabelStudio) -> Iterator[Callable[..., Gateway]]:
+    """Start gateways with settings of the test's own."""
+    gateways: list[Gateway] = []
+
+    def start(**settings: str) -> Gateway:
+        log = logs / f"gateway-{len(list(logs.iterdir()))}.log"
+        gateways.append(Gateway(log, {"LABEL_STUDIO_URL": label_studio.url, **settings}))
+        return gateways[-1]
+
+    yield start
+    for gateway in gateways:
+        gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(logs: Path, label_studio: ls.LabelStudio, access_token: str) -> Iterator[Gateway]:
+    """The gateway that most tests share."""
+    settings = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": access_token}
+    gateway = Gateway(logs / "gateway.log", settings)
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def worker(gateway: Gateway) -> Iterator[SamClient]:
+    """A client of the shared gateway's worker."""
+    with SamClient(gateway.worker_target) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def browser(terminable: None) -> Iterator[Browser]:
+    """The Chromium of the system."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if chromium is None:
+        pytest.fail("no chromium: install it (Debian: apt-get install chromium) or set CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_task(
+    browser: Browser, label_studio: ls.LabelStudio, gateway: Gateway, request: pytest.FixtureRequest
+) -> Iterator[OpenTask]:
+    """Open tasks in browser windows without history; the projects are deleted at the end."""
+    with ExitStack() as stack:
+
+        def open_task(image: Path, backend: ls.Backend | None = None) -> Editor:
+            project_id = label_studio.create_project(request.node.name[:50], LABEL_CONFIG)
+            stack.callback(label_studio.delete_project, project_id)
+            task_id = label_studio.upload(project_id, image)
+            backend_id = label_studio.connect(project_id, backend or ls.Backend(gateway.url))
+            context = stack.enter_context(browser.new_context(viewport=VIEWPORT))
+            for name, value in label_studio.cookies.items():
+                context.add_cookies([{"name": name, "value": value, "url": label_studio.url}])
+            return Editor(context.new_page(), label_studio.url, project_id, task_id, backend_id)
+
+        yield open_task
+
+
+@pytest.fixture(scope="session")
+def screenshot(pytestconfig: pytest.Config) -> Screenshot:
+    """Save pictures where `--screenshots` says."""
+    folder: Path | None = pytestconfig.getoption("--screenshots", default=None)
+
+    def save(editor: Editor, name: str) -> None:
+        if folder is not None:
+            editor.page.screenshot(path=folder / f"{name}.png")
+
+    return save

@@ -1,0 +1,184 @@
+"""The labeling screen of Label Studio, as an annotator uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from e2e.label_studio import Backend
+from e2e.masks import Pixels, pixels
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page, Response
+
+Tool = Literal["key-point-tool", "rectangle-tool"]
+
+# Where the labels of each tool are in LABEL_CONFIG.
+_LABEL_ROW: dict[Tool, int] = {"key-point-tool": 1, "rectangle-tool": 2}
+
+# What an annotator's project holds; brush regions take the masks, and are no prompts.
+LABEL_CONFIG = """
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image" smart="false">
+    <Label value="Dog" background="#ff0000"/>
+    <Label value="Thing" background="#0000ff"/>
+  </BrushLabels>
+  <KeyPointLabels name="point" toName="image" smart="true">
+    <Label value="Dog" background="#ff0000"/>
+    <Label value="Thing" background="#0000ff"/>
+  </KeyPointLabels>
+  <RectangleLabels name="box" toName="image" smart="true">
+    <Label value="Dog" background="#ff0000"/>
+    <Label value="Thing" background="#0000ff"/>
+  </RectangleLabels>
+</View>
+"""
+COLOURS = {"Dog": (255, 0, 0), "Thing": (0, 0, 255)}
+
+# The canvas has the image's shape as soon as the editor knows the image and has its tools.
+_IMAGE_IS_SHOWN = """() => {
+  const box = document.querySelector(".konvajs-content")?.getBoundingClientRect();
+  const image = [...document.images].find(
+    (image) => image.src.startsWith("blob:") && image.naturalWidth);
+  return Boolean(box?.height && image) &&
+    Math.abs(box.width / box.height - image.naturalWidth / image.naturalHeight) < 0.02;
+}"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Label Studio asked the gateway after a prompt, and the regions it got."""
+
+    prompts: list[dict[str, Any]]
+    regions: list[dict[str, Any]]
+
+
+class Editor:
+    """One task in the browser. Coordinates are percent of the image's width and height."""
+
+    def __init__(
+        self, page: Page, label_studio: str, project_id: int, task_id: int, backend_id: int
+    ) -> None:
+        """Open a task and switch Auto-Annotation on."""
+        self.page = page
+        self.task_id = task_id
+        self._backend_id = backend_id
+        page.goto(f"{label_studio}/projects/{project_id}/data?task={task_id}")
+        page.wait_for_function(_IMAGE_IS_SHOWN)
+        self._toggle("bottombar-auto-annotation-toggle").click()
+        self._smart_tools.first.wait_for()
+
+    def click(self, label: str, x: float, y: float, *, negative: bool = False) -> Answer:
+        """Click with a smart key point; a negative one is a click with Alt."""
+        self._choose("key-point-tool", label)
+        with self._answer() as answer:
+            if negative:
+                self.page.keyboard.down("Alt")
+            self.page.mouse.move(*self._on_screen(x, y))
+            self.page.mouse.down()
+            self.page.mouse.up()
+            if negative:
+                self.page.keyboard.up("Alt")
+        return answer()
+
+    def drag(self, label: str, x_min: float, y_min: float, x_max: float, y_max: float) -> Answer:
+        """Draw a smart rectangle."""
+        self._choose("rectangle-tool", label)
+        with self._answer() as answer:
+            self.page.mouse.move(*self._on_screen(x_min, y_min))
+            self.page.mouse.down()
+            self.page.mouse.move(*self._on_screen(x_max, y_max), steps=8)
+            self.page.mouse.up()
+        return answer()
+
+    def accept(self) -> None:
+        """Accept all suggestions."""
+        button = self._by_test_id("bottombar-accept-suggestions-button")
+        button.click()
+        button.wait_for(state="detached")
+
+    def submit(self) -> None:
+        """Submit the annotation and wait until it is stored."""
+        with self.page.expect_response(_stores_annotation) as response:
+            self._by_test_id("bottombar-submit-button").click()
+        assert response.value.status == 201, response.value.text()
+
+    def canvas(self) -> Pixels:
+        """Return what the image area shows now."""
+        return pixels(self._canvas.screenshot())
+
+    def regions(self) -> list[str]:
+        """Return the texts of the list of regions."""
+        return self.page.locator(".lsf-outliner-item").all_inner_texts()
+
+    @property
+    def _canvas(self) -> Locator:
+        return self.page.locator(".konvajs-content").first
+
+    @property
+    def _smart_tools(self) -> Locator:
+        group = self.page.locator(".lsf-toolbar > .lsf-toolbar__group").last
+        return group.locator("button.lsf-tool_smart")
+
+    def _choose(self, tool: Tool, label: str) -> None:
+        """Choose a smart tool and then a label: a label alone chooses the ordinary tool."""
+        self._smart_tools.first.hover()
+        chosen = self.page.locator(f".lsf-toolbar__smart button[aria-label={tool}]")
+        chosen.click()
+        self._canvas.hover(position={"x": 1, "y": 1})  # closes the menu of smart tools
+        row = self.page.locator(".lsf-labels").nth(_LABEL_ROW[tool])
+        item = row.locator(".lsf-label", has_text=label)
+        item.click()
+        self.page.locator(".lsf-tool_smart.lsf-tool_active").first.wait_for()
+        row.locator(".lsf-label_selected", has_text=label).wait_for()
+
+    def _on_screen(self, x: float, y: float) -> tuple[float, float]:
+        box = self._canvas.bounding_box()
+        assert box
+        return box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y / 100
+
+    def _by_test_id(self, test_id: str) -> Locator:
+        return self.page.locator(f"[data-testid={test_id}]")
+
+    def _toggle(self, test_id: str) -> Locator:
+        # The checkbox itself is covered by its label.
+        return self.page.locator(f"label:has([data-testid={test_id}])")
+
+    @contextmanager
+    def _answer(self) -> Iterator[Callable[[], Answer]]:
+        """Catch the request that the prompts made in the block cause."""
+        path = f"/api/ml/{self._backend_id}/interactive-annotating"
+        with self.page.expect_response(lambda response: response.url.endswith(path)) as caught:
+            yield lambda: self._read(caught.value)
+
+    def _read(self, response: Response) -> Answer:
+        body = response.json()
+        # Label Studio says 200 whatever the gateway answered.
+        assert "errors" not in body, body
+        data = body["data"]
+        regions = data["result"] if data else []
+        if regions:
+            self._by_test_id("bottombar-accept-suggestions-button").wait_for()
+        asked: Any = response.request.post_data_json
+        return Answer(asked["context"]["result"], regions)
+
+
+class OpenTask(Protocol):
+    """Makes a project with one image and opens it in the browser."""
+
+    def __call__(self, image: Path, backend: Backend | None = None) -> Editor: ...
+
+
+class Screenshot(Protocol):
+    """Saves a picture of the whole screen, if pictures are wanted."""
+
+    def __call__(self, editor: Editor, name: str) -> None: ...
+
+
+def _stores_annotation(response: Response) -> bool:
+    path = response.url.split("?")[0].rstrip("/")
+    return response.request.method == "POST" and path.endswith("/annotations")

@@ -1,0 +1,62 @@
+"""Clicks: a mask around what was clicked, and further clicks that correct it."""
+
+from __future__ import annotations
+
+from e2e.editor import COLOURS, OpenTask, Screenshot
+from e2e.gateway import worker_masks
+from e2e.label_studio import LabelStudio
+from e2e.masks import contains, iou, region_mask, resized, tinted
+from sam_client import SamClient
+from support import IMAGES
+
+DOGS = IMAGES / "originals" / "dogs.jpg"
+CORGI = IMAGES / "originals" / "corgi.jpg"
+
+
+def test_click_draws_the_mask_in_the_labels_colour(
+    open_task: OpenTask, screenshot: Screenshot
+) -> None:
+    editor = open_task(DOGS)
+    before = editor.canvas()
+
+    [region] = editor.click("Dog", 47, 48).regions
+
+    mask = region_mask(region)
+    tint = tinted(before, editor.canvas(), COLOURS["Dog"])
+    agreement = iou(tint, resized(mask, like=tint))
+    assert contains(mask, 47, 48)
+    assert agreement > 0.95
+    screenshot(editor, "click")
+
+
+def test_alt_click_takes_away(open_task: OpenTask) -> None:
+    editor = open_task(CORGI)
+    [region] = editor.click("Dog", 75, 55).regions
+    assert contains(region_mask(region), 60, 55)
+
+    answer = editor.click("Dog", 60, 55, negative=True)
+
+    assert [prompt["is_positive"] for prompt in answer.prompts] == [True, False]
+    [region] = answer.regions
+    assert contains(region_mask(region), 75, 55)
+    assert not contains(region_mask(region), 60, 55)
+
+
+def test_submitted_mask_is_the_workers(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_task(DOGS)
+    editor.click("Dog", 47, 48)
+    editor.click("Dog", 48, 70)
+    answer = editor.click("Dog", 60, 55, negative=True)
+    assert len(answer.prompts) == 3
+    [shown] = answer.regions
+
+    editor.accept()
+    editor.submit()
+
+    [[stored]] = label_studio.annotations(editor.task_id)
+    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    assert stored["value"]["brushlabels"] == ["Dog"]
+    assert stored["id"] == shown["id"]
+    assert iou(region_mask(stored), expected) == 1.0

@@ -1,0 +1,50 @@
+"""Rectangles: each cuts out one object."""
+
+from __future__ import annotations
+
+from e2e.editor import COLOURS, OpenTask, Screenshot
+from e2e.gateway import worker_masks
+from e2e.label_studio import LabelStudio
+from e2e.masks import iou, region_mask, resized, tinted
+from sam_client import SamClient
+from support import IMAGES
+
+DOGS = IMAGES / "originals" / "dogs.jpg"
+
+
+def test_rectangle_cuts_out_what_is_in_it(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient, screenshot: Screenshot
+) -> None:
+    editor = open_task(DOGS)
+    before = editor.canvas()
+
+    answer = editor.drag("Dog", 54, 37, 72, 99)
+    tint = tinted(before, editor.canvas(), COLOURS["Dog"])
+    screenshot(editor, "rectangle")
+    editor.accept()
+    editor.submit()
+
+    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    [[stored]] = label_studio.annotations(editor.task_id)
+    assert iou(region_mask(stored), expected) == 1.0
+    # The rectangle itself is drawn in the colour, too.
+    agreement = iou(tint, resized(expected, like=tint))
+    assert agreement > 0.9
+
+
+def test_two_rectangles_are_two_objects(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_task(DOGS)
+    editor.drag("Dog", 42, 31, 57, 97)
+    answer = editor.drag("Dog", 54, 37, 72, 99)
+    assert len(answer.regions) == 2
+
+    editor.accept()
+    editor.submit()
+
+    [[first, second]] = label_studio.annotations(editor.task_id)
+    expected = worker_masks(worker, DOGS, answer.prompts)
+    assert iou(region_mask(first), expected[0]) == 1.0
+    assert iou(region_mask(second), expected[1]) == 1.0
+    assert iou(*expected) < 0.5

@@ -13,6 +13,9 @@ PROTO := proto/segment_anything/v1/segment_anything.proto
 C_SOURCES := $(wildcard inference/sam_core/*.c inference/sam_core/*.h)
 PYTHON_SOURCES := clients/python/sam_client gateway inference tests benchmarks training
 
+# Node.js of the system where there is one, else the one in the development environment.
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -64,13 +67,28 @@ format: $(VENV)/.dev ## Rewrite the sources in the project's style
 	$(BIN)/buf format --write proto
 
 .PHONY: proto
-proto: $(VENV)/.dev ## Generate the Python stubs from the contract
+proto: $(VENV)/.dev ## Generate the Python and TypeScript stubs from the contract
 	$(BIN)/python -m grpc_tools.protoc -I sam_api/v1=proto/segment_anything/v1 \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 		--python_out=clients/python --mypy_out=quiet:clients/python \
 		--grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
 		sam_api/v1/segment_anything.proto
+	cd clients/typescript && npm ci --silent --no-audit --no-fund && npm run --silent generate
+
+.PHONY: sanitize
+sanitize: $(VENV)/.dev ## Run the C core's tests under AddressSanitizer and UBSan
+	PYTHON=$(BIN)/python tools/sanitize.sh
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure the C core beside its peers
+	$(BIN)/python benchmarks/core.py
+
+.PHONY: train-quickstart
+train-quickstart: ## Train the quickstart model anew (hours; see training/quickstart/README.md)
+	test -x $(VENV)-train/bin/python || $(PYTHON) -m venv $(VENV)-train
+	$(VENV)-train/bin/pip install --quiet '.[train]'
+	$(VENV)-train/bin/python -m training.quickstart.train --folder build/quickstart --seed 1
 
 # Label Studio pins the versions of many packages, hence an environment of its own.
 LABEL_STUDIO_VENV := .cache/label-studio/venv

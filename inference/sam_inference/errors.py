@@ -34,7 +34,7 @@ class ModelNotFoundError(WorkerError):
 
     def __init__(self, name: str, available: Sequence[str]) -> None:
         """`available` are the names that can be asked for."""
-        super().__init__(f"no model named {name!r}; there are: {', '.join(available)}")
+        super().__init__(f"no model named {name!r}; there are: {', '.join(available) or 'none'}")
         self.name = name
         self.available = tuple(available)
 

@@ -128,9 +128,9 @@ class Pipeline:
     ) -> AsyncGenerator[DecodedMask[M], None]:
         """Decode checked prompts and yield each mask as soon as it exists.
 
-        The prompts are spread over the lane's threads. A prompt's candidates come best
-        predicted IoU first; those of different prompts may be mixed. `write` runs in the
-        lane, too.
+        The prompts are spread over the lane's threads and come in any order; the candidates
+        of one prompt follow each other, best predicted IoU first. `write` runs in the lane,
+        too.
 
         Raises:
             OverloadedError: too many requests wait.
@@ -138,6 +138,7 @@ class Pipeline:
         predictor = await self._registry.predictor(self._registry.spec(embedding.model))
         waiting = deque(enumerate(prompts))
         masks: asyncio.Queue[DecodedMask[M] | None] = asyncio.Queue()
+        finishing = asyncio.Lock()
 
         async def decode_waiting() -> None:
             while waiting:
@@ -145,23 +146,25 @@ class Pipeline:
                 (candidates, decoder_ms), queue_ms = await self._decode_lane.run(
                     predictor.decode, embedding, prompt, multimask_output=multimask_output
                 )
-                for candidate in candidates:
-                    (mask, written, postprocess_ms), _ = await self._decode_lane.run(
-                        _finish, predictor, embedding, candidate, write
-                    )
-                    masks.put_nowait(
-                        DecodedMask(
-                            prompt_index=index,
-                            mask_index=candidate.mask_index,
-                            predicted_iou=candidate.predicted_iou,
-                            low_res_logits=candidate.low_res_logits,
-                            mask=mask,
-                            written=written,
-                            queue_ms=queue_ms,
-                            decoder_ms=decoder_ms,
-                            postprocess_ms=postprocess_ms,
+                # One prompt's masks follow each other; other prompts' decoders run meanwhile.
+                async with finishing:
+                    for candidate in candidates:
+                        (mask, written, postprocess_ms), _ = await self._decode_lane.run(
+                            _finish, predictor, embedding, candidate, write
                         )
-                    )
+                        masks.put_nowait(
+                            DecodedMask(
+                                prompt_index=index,
+                                mask_index=candidate.mask_index,
+                                predicted_iou=candidate.predicted_iou,
+                                low_res_logits=candidate.low_res_logits,
+                                mask=mask,
+                                written=written,
+                                queue_ms=queue_ms,
+                                decoder_ms=decoder_ms,
+                                postprocess_ms=postprocess_ms,
+                            )
+                        )
 
         async def decode_all() -> None:
             tasks = [

@@ -29,7 +29,8 @@ def embedded(stub, dog):
 @pytest.fixture(scope="module")
 def decode(stub, embedded):
     def call(*prompts, **options):
-        options.setdefault("image_id", embedded.image_id)
+        if not options.keys() & {"image_id", "image", "embedding"}:
+            options["image_id"] = embedded.image_id
         return list(stub.Decode(pb.DecodeRequest(prompts=prompts, **options)))
 
     return call
@@ -76,6 +77,8 @@ def test_prompts_of_one_request_are_told_apart_by_index(decode):
     together = decode(*prompts, multimask_output=True)
 
     assert len(together) == 9
+    order = [response.prompt_index for response in together]
+    assert order[0::3] == order[1::3] == order[2::3]
     for index, prompt in enumerate(prompts):
         alone = decode(prompt, multimask_output=True)
         mine = [response for response in together if response.prompt_index == index]

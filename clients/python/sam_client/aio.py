@@ -79,9 +79,9 @@ class AsyncSamClient:
     ) -> AsyncGenerator[SegmentedMask, None]:
         """Decode prompts on an embedded image and yield each mask as it arrives.
 
-        A prompt's candidates come best predicted IoU first, those of several prompts in any order
-        and possibly mixed: `prompt_index` tells them apart. Closing the iterator
-        (`contextlib.aclosing`) or cancelling its task cancels the work on the worker.
+        Prompts come in any order (`prompt_index` tells which), the candidates of one prompt one
+        after the other, best predicted IoU first. Closing the iterator (`contextlib.aclosing`)
+        or cancelling its task cancels the work on the worker.
 
         Args:
             image_id: of an embedded image.

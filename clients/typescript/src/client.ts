@@ -87,9 +87,9 @@ export class SegmentAnythingClient {
   }
 
   /**
-   * Decode prompts on an embedded image and yield each mask as it arrives: a prompt's candidates
-   * best predicted IoU first, those of several prompts in any order and possibly mixed. Leaving
-   * the loop cancels the work on the worker.
+   * Decode prompts on an embedded image and yield each mask as it arrives: prompts in any order,
+   * the candidates of one prompt one after the other, best predicted IoU first. Leaving the loop
+   * cancels the work on the worker.
    */
   async *decode(
     imageId: string,

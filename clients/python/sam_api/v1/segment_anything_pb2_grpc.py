@@ -68,7 +68,7 @@ class SegmentAnythingServiceServicer(object):
         pixels or bytes than ListModels allows. BadRequest names the field. Send
         another image.
         * NOT_FOUND, ErrorInfo reason MODEL_NOT_FOUND: no such model; the metadata
-        entry `models` lists those there are.
+        entry `models` lists those there are, separated by commas.
         * RESOURCE_EXHAUSTED: the queue is full, RetryInfo says when to try again;
         or the message is larger than the worker reads (see Limits).
         * UNAVAILABLE: the worker is starting or stopping. Retry, elsewhere if
@@ -81,8 +81,8 @@ class SegmentAnythingServiceServicer(object):
 
     def Decode(self, request, context):
         """Decode turns prompts into masks on one image and streams each mask as soon
-        as it exists: a prompt's candidates best predicted IoU first, prompts in any
-        order, candidates of several prompts possibly mixed.
+        as it exists: prompts in any order, the candidates of one prompt one after
+        the other, best predicted IoU first.
 
         Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
         image id, so that a load balancer can keep an image on the worker that

@@ -135,7 +135,7 @@ class SegmentAnythingServiceStub(typing.Generic[_SegmentAnythingServiceEmbedType
         pixels or bytes than ListModels allows. BadRequest names the field. Send
         another image.
       * NOT_FOUND, ErrorInfo reason MODEL_NOT_FOUND: no such model; the metadata
-        entry `models` lists those there are.
+        entry `models` lists those there are, separated by commas.
       * RESOURCE_EXHAUSTED: the queue is full, RetryInfo says when to try again;
         or the message is larger than the worker reads (see Limits).
       * UNAVAILABLE: the worker is starting or stopping. Retry, elsewhere if
@@ -145,8 +145,8 @@ class SegmentAnythingServiceStub(typing.Generic[_SegmentAnythingServiceEmbedType
 
     Decode: _SegmentAnythingServiceDecodeType
     """Decode turns prompts into masks on one image and streams each mask as soon
-    as it exists: a prompt's candidates best predicted IoU first, prompts in any
-    order, candidates of several prompts possibly mixed.
+    as it exists: prompts in any order, the candidates of one prompt one after
+    the other, best predicted IoU first.
 
     Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
     image id, so that a load balancer can keep an image on the worker that
@@ -205,7 +205,7 @@ class SegmentAnythingServiceServicer(metaclass=abc.ABCMeta):
             pixels or bytes than ListModels allows. BadRequest names the field. Send
             another image.
           * NOT_FOUND, ErrorInfo reason MODEL_NOT_FOUND: no such model; the metadata
-            entry `models` lists those there are.
+            entry `models` lists those there are, separated by commas.
           * RESOURCE_EXHAUSTED: the queue is full, RetryInfo says when to try again;
             or the message is larger than the worker reads (see Limits).
           * UNAVAILABLE: the worker is starting or stopping. Retry, elsewhere if
@@ -220,8 +220,8 @@ class SegmentAnythingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sam_api.v1.segment_anything_pb2.DecodeResponse], collections.abc.AsyncIterator[sam_api.v1.segment_anything_pb2.DecodeResponse]]:
         """Decode turns prompts into masks on one image and streams each mask as soon
-        as it exists: a prompt's candidates best predicted IoU first, prompts in any
-        order, candidates of several prompts possibly mixed.
+        as it exists: prompts in any order, the candidates of one prompt one after
+        the other, best predicted IoU first.
 
         Safe to retry. Clients SHOULD send the metadata entry `x-image-id` with the
         image id, so that a load balancer can keep an image on the worker that

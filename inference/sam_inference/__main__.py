@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import sam_core
 from sam_inference.config import Config, model_dir_of, parse_config
 from sam_inference.engines import EngineError, choose_engine
 from sam_inference.errors import ModelNotFoundError
@@ -25,11 +26,12 @@ log = logging.getLogger("sam_inference")
 async def _run(config: Config) -> None:
     engine = choose_engine(config.engine)
     log.info(
-        "engine=%s device=%s precision=%s threads=%d reason=%r",
+        "engine=%s device=%s precision=%s threads=%d core=%s reason=%r",
         engine.name,
         engine.device,
         engine.precision,
         config.threads,
+        sam_core.implementation,
         engine.reason,
     )
     registry = Registry(

@@ -26,13 +26,13 @@ help: ## List the targets
 $(VENV)/.run: pyproject.toml $(C_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[worker]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[worker]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(C_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
 .PHONY: run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import secrets
@@ -27,6 +28,7 @@ def jwt(**claims: object) -> str:
     )
 
 
+@functools.cache
 def jpeg(
     name: str,
     size: tuple[int, int],

@@ -18,7 +18,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 def origin(url: URL) -> tuple[str, str, int | None]:
     """Return scheme, host and port, what the web calls the origin."""
-    return url.scheme.lower(), (url.host or "").lower(), url.port
+    return url.scheme.lower(), (url.raw_host or "").lower(), url.port
 
 
 class AddressPolicy:
@@ -42,10 +42,10 @@ class AddressPolicy:
         Raises ImageRefusedError.
         """
         try:
-            address = ipaddress.ip_address((url.host or "").strip("[]"))
+            address = ipaddress.ip_address((url.raw_host or "").strip("[]"))
         except ValueError:
             return
-        self.check(url.host or "", url.port or 0, address)
+        self.check(url.raw_host or "", url.port or 0, address)
 
     def check(self, host: str, port: int, address: Address) -> None:
         """Refuse an address of a host that is neither public nor allowed.

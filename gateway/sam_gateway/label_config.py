@@ -11,7 +11,7 @@ from defusedxml import DefusedXmlException, ElementTree
 from sam_gateway.errors import InvalidRequestError, NoOutputTagError
 
 # Real configs are some kilobytes; a few thousand labels are some hundred.
-MAX_CONFIG_CHARACTERS = 2**21
+MAX_CONFIG_CHARACTERS = 2**20
 
 _TASK_KEY = re.compile(r"\$([\w.]+)")
 

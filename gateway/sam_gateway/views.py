@@ -85,9 +85,14 @@ async def metrics(request: web.Request) -> web.Response:
 def json_response(content: object, *, status: int = 200) -> web.Response:
     """Answer with JSON, packed if it is long and the caller can unpack it."""
     body = orjson.dumps(content)
-    response = web.Response(body=body, status=status, content_type="application/json")
-    if len(body) >= _COMPRESS_FROM_BYTES:
-        response.enable_compression()  # in a thread, as aiohttp does from 1 KiB on
+    response = web.Response(
+        body=body,
+        status=status,
+        content_type="application/json",
+        zlib_executor_size=_COMPRESS_FROM_BYTES,  # in a thread
+    )
+    if len(body) > _COMPRESS_FROM_BYTES:
+        response.enable_compression()
     return response
 
 

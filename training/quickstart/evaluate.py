@@ -50,6 +50,7 @@ class Predictor:
     """The two ONNX files with SAM's arithmetic around them."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Load the files of `folder`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -71,7 +72,8 @@ class Predictor:
                 cv2.resize(image, content[::-1], interpolation=cv2.INTER_AREA), np.uint8
             )
         frame = np.zeros((1, 3, size, size), np.float32)
-        pixels = (image - np.float32(self.spec["pixel_mean"])) / np.float32(self.spec["pixel_std"])
+        mean, std = (np.array(self.spec[name], np.float32) for name in ("pixel_mean", "pixel_std"))
+        pixels = (image - mean) / std
         frame[0, :, : content[0], : content[1]] = pixels.transpose(2, 0, 1)
         return Embedded(self, self.encoder.run(None, {"image": frame})[0], content, (height, width))
 
@@ -89,7 +91,7 @@ class Embedded:
         """Answer one prompt, perhaps going on from logits (256, 256) of an earlier answer."""
         side = self.predictor.spec["mask_size"]
         coords, labels = pack([prompt])
-        coords *= np.float32(self.input_size[::-1]) / np.float32(self.original_size[::-1])
+        coords *= np.divide(self.input_size[::-1], self.original_size[::-1], dtype=np.float32)
         given = np.zeros((1, 1, side, side), np.float32)
         if mask_input is not None:
             given[0, 0] = mask_input
@@ -100,7 +102,7 @@ class Embedded:
                 "point_coords": coords,
                 "point_labels": labels,
                 "mask_input": given,
-                "has_mask_input": np.float32([mask_input is not None]),
+                "has_mask_input": np.array([mask_input is not None], np.float32),
             },
         )
         masks = np.stack([self._upscale(one) > 0 for one in logits[0]])
@@ -170,7 +172,7 @@ def grabcut(image: Image, target: BoolMask) -> BoolMask:
     box = (x_min, y_min, x_max - x_min, y_max - y_min)
     cv2.setRNGSeed(0)
     cv2.grabCut(image, labels, box, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
-    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
 def evaluate(
@@ -213,11 +215,12 @@ def print_table(columns: dict[str, Scores], show: Callable[[str], None] = print)
     show("| mean IoU | " + " | ".join(columns) + " |")
     show("| --- |" + " ---: |" * len(columns))
     for name in names:
-        cells = [f"{np.mean(s[name]):.3f}" if s.get(name) else "–" for s in columns.values()]
+        cells = [f"{np.mean(s[name]):.3f}" if s.get(name) else "-" for s in columns.values()]
         show(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
+    """Read the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model files")
     parser.add_argument("--scenes", type=int, default=500, help="how many unseen scenes")

@@ -20,9 +20,7 @@ from .network import EMBEDDING_CHANNELS, GRID, INPUT_SIZE, MASK_SIZE, Quickstart
 from .train import PIXEL_MEAN, PIXEL_STD
 
 OPSET = 17
-SMALL = (
-    1024  # values; smaller tensors stay float32, as they cost nothing and are the sensitive ones
-)
+SMALL = 1024  # values; a smaller tensor stays float32: it costs nothing and is the sensitive one
 
 MODEL = {
     "name": "quickstart",
@@ -78,7 +76,7 @@ def export_graph(
         torch.onnx.export(
             module,
             tuple(inputs.values()),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file object is taken, the annotation says a path
             input_names=list(inputs),
             output_names=outputs,
             dynamic_axes=dynamic,
@@ -120,6 +118,7 @@ def export(model: QuickstartModel, folder: Path) -> None:
 
 
 def main() -> None:
+    """Read the arguments and export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)

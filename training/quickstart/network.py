@@ -25,12 +25,16 @@ HEADS = 4  # heads of every attention and of the comparison with references
 KIN_HEADS = 2  # heads of the comparison between cells
 REFERENCES = 6  # clicked, rejected, in the box, around the box, in the mask, off the mask
 EVIDENCE = 5  # maps that are propagated between cells that look alike
+COLOURS = 12  # channels of the embedding that are plain colours: RGB of 2x2 places in each cell
+COLOUR_SPREAD = 0.2  # of normalised colours, about 11 of 255; nearer ones count as the same
+COLOUR_MODELS = 4  # like the clicked, the rejected, the boxed, the masked
 
 
 class ConvBlock(nn.Sequential):
     """Convolve, normalise, activate: (B, in, h, w) to (B, out, h / stride, w / stride)."""
 
     def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> None:
+        """`size` is the side of the kernel in cells."""
         super().__init__(
             nn.Conv2d(channels_in, channels_out, size, stride, size // 2, bias=False),
             nn.BatchNorm2d(channels_out),
@@ -42,6 +46,7 @@ class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut; (B, C, h, w) stays (B, C, h, w)."""
 
     def __init__(self, channels: int) -> None:
+        """`channels` is C."""
         super().__init__()
         self.first = ConvBlock(channels, channels)
         self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
@@ -58,6 +63,7 @@ class AttentionBlock(nn.Module):
     """Pre-norm self-attention and a two-layer perceptron over tokens (B, T, C)."""
 
     def __init__(self, channels: int) -> None:
+        """`channels` is C, a multiple of the heads."""
         super().__init__()
         self.norm_attention = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -81,6 +87,7 @@ class TokenMixer(nn.Module):
     """Attention blocks over a small square map: (B, C, s, s) to the same, with learned places."""
 
     def __init__(self, channels: int, side: int, depth: int) -> None:
+        """`side` is s and `depth` the number of blocks."""
         super().__init__()
         self.side = side
         self.places = nn.Parameter(torch.randn(1, side * side, channels) * 0.02)
@@ -101,17 +108,16 @@ class ImageEncoder(nn.Module):
     """Image float32 (B, 3, 256, 256), normalised and padded, to an embedding (B, 64, 64, 64)."""
 
     def __init__(self) -> None:
+        """Build the stages, named after their stride in pixels."""
         super().__init__()
-        self.stem = ConvBlock(12, 32)
-        self.stage4 = nn.Sequential(ConvBlock(32, 64, stride=2), ResidualBlock(64))
-        self.stage8 = nn.Sequential(
-            ConvBlock(64, 128, stride=2), ResidualBlock(128), ResidualBlock(128)
-        )
-        self.stage16 = nn.Sequential(ConvBlock(128, 192, stride=2), TokenMixer(192, 16, 4))
-        self.lateral16 = nn.Conv2d(192, 128, 1)
-        self.merge8 = ConvBlock(128, 64)
-        self.merge4 = ConvBlock(64, 64)
-        self.neck = nn.Conv2d(64, EMBEDDING_CHANNELS, 3, 1, 1)
+        self.stem = ConvBlock(12, 24)
+        self.stage4 = nn.Sequential(ConvBlock(24, 48, stride=2), ResidualBlock(48))
+        self.stage8 = nn.Sequential(ConvBlock(48, 96, stride=2), ResidualBlock(96))
+        self.stage16 = nn.Sequential(ConvBlock(96, 160, stride=2), TokenMixer(160, 16, 3))
+        self.lateral16 = nn.Conv2d(160, 96, 1)
+        self.merge8 = ConvBlock(96, 48)
+        self.merge4 = ConvBlock(48, 48)
+        self.neck = nn.Conv2d(48, EMBEDDING_CHANNELS - COLOURS, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed images; strides 2 to 16 downwards, then back to 4 with the details added."""
@@ -119,14 +125,16 @@ class ImageEncoder(nn.Module):
         at8 = self.stage8(at4)
         at16 = self.stage16(at8)
         merged = self.merge8(at8 + upsample(self.lateral16(at16)))
-        image_embedding: Tensor = self.neck(self.merge4(at4 + upsample(merged)))
-        return image_embedding
+        learned = self.neck(self.merge4(at4 + upsample(merged)))
+        colours = functional.pixel_unshuffle(functional.avg_pool2d(image, 2), 2)
+        return torch.cat([learned.float(), colours], dim=1)
 
 
 class PromptMaps(nn.Module):
     """Draw prompts as maps on the embedding's grid."""
 
     def __init__(self) -> None:
+        """Lay out the centres of the cells."""
         super().__init__()
         centres = (torch.arange(GRID, dtype=torch.float32) + 0.5) * STRIDE
         self.register_buffer("centres", centres, persistent=False)
@@ -209,6 +217,7 @@ class MaskDecoder(nn.Module):
     """Turn an embedding and prompts into four masks each and an estimate of their IoU."""
 
     def __init__(self) -> None:
+        """Build the levels, named after their stride in pixels."""
         super().__init__()
         fine, middle, coarse = 32, 64, 128
         self.prompt_maps = PromptMaps()
@@ -218,19 +227,21 @@ class MaskDecoder(nn.Module):
         self.affinity = nn.Conv2d(middle, 2 * KIN_HEADS * 16, 1)
         self.sharpness = nn.Parameter(torch.full((KIN_HEADS, 1, 1), math.log(8.0)))
 
-        self.prompt4 = nn.Conv2d(PromptMaps.channels + REFERENCES * HEADS, fine, 3, 1, 1)
+        self.prompt4 = nn.Conv2d(PromptMaps.channels + REFERENCES * HEADS + COLOUR_MODELS, fine, 1)
         self.norm4 = nn.BatchNorm2d(fine)
         self.down8 = nn.Conv2d(fine, middle, 3, 2, 1)
         self.evidence8 = nn.Conv2d(EVIDENCE * KIN_HEADS, middle, 1)
         self.norm8 = nn.BatchNorm2d(middle)
-        self.block8 = ResidualBlock(middle)
+        self.block8 = ConvBlock(middle, middle)
         self.down16 = ConvBlock(middle, coarse, stride=2)
         self.mix16 = TokenMixer(coarse, GRID // 4, 2)
         self.up16 = nn.Conv2d(coarse, middle, 1)
-        self.merge8 = ResidualBlock(middle)
+        self.merge8 = ConvBlock(middle, middle)
         self.up8 = nn.Conv2d(middle, fine, 1)
         self.merge4 = ConvBlock(fine, fine)
-        self.masks = nn.Conv2d(fine, MASKS * STRIDE * STRIDE, 3, 1, 1)
+        self.masks = nn.Conv2d(fine, MASKS * STRIDE * STRIDE, 1)
+        assert self.masks.bias is not None
+        nn.init.constant_(self.masks.bias, -2.0)  # most of an image is not the object
 
         self.iou_mask = nn.Linear(fine + 2, 64)
         self.iou_image = nn.Linear(coarse, 64)
@@ -262,7 +273,8 @@ class MaskDecoder(nn.Module):
             point_coords, point_labels, mask_input, has_mask_input
         )
         likeness = self._likeness(image_embedding, weights)
-        prompts = self.prompt4(torch.cat([maps, likeness], dim=1))
+        colour = self._colour_models(image_embedding, weights)
+        prompts = self.prompt4(torch.cat([maps, likeness, colour], dim=1))
         at4 = functional.silu(self.norm4(_add_image(prompts, self.image4(image_embedding), images)))
 
         image8 = self.image8(image_embedding)
@@ -287,13 +299,52 @@ class MaskDecoder(nn.Module):
         likeness = likeness.permute(0, 2, 3, 1, 4)
         return likeness.reshape(-1, REFERENCES * HEADS, GRID, GRID)
 
+    def _colour_models(self, image_embedding: Tensor, weights: Tensor) -> Tensor:
+        """Chance that each cell belongs to each reference by its colour, (B, 4, 64, 64).
+
+        These are GrabCut's colour models as histograms over 256 colours of the image itself.
+        Nothing here is learned, so it holds for photos that are unlike the training's.
+        """
+        images = image_embedding.shape[0]
+        colours = image_embedding[:, -COLOURS:].detach().float()
+        colours = colours.reshape(images, 3, -1, GRID, GRID).mean(dim=2)
+        palette = functional.avg_pool2d(colours, 4).flatten(2)  # (images, 3, 256)
+        cells = colours.flatten(2).transpose(1, 2)  # (images, 4096, 3)
+        with torch.autocast("cpu", enabled=False):
+            apart = (
+                cells.square().sum(dim=2, keepdim=True)
+                - 2 * torch.matmul(cells, palette)
+                + palette.square().sum(dim=1, keepdim=True)
+            )
+            member = torch.softmax(-0.5 / COLOUR_SPREAD**2 * apart, dim=2)
+            share = weights / (weights.sum(dim=2, keepdim=True) + 1e-3)
+            histogram = torch.matmul(share.reshape(images, -1, GRID * GRID), member)
+            histogram = histogram.reshape(images, -1, REFERENCES, palette.shape[2])
+            usual = member.mean(dim=1)[:, None]  # (images, 1, 256)
+            clicked, rejected, boxed, around, masked, unmasked = histogram.unbind(dim=2)
+            chance = torch.stack(
+                [
+                    clicked / (clicked + usual + 1e-4),
+                    rejected / (rejected + usual + 1e-4),
+                    boxed / (boxed + around + 0.05 * usual + 1e-4),
+                    masked / (masked + unmasked + 0.05 * usual + 1e-4),
+                ],
+                dim=2,
+            ).flatten(1, 2)  # (images, P * 4, 256)
+            chance = torch.matmul(chance, member.transpose(1, 2))
+        return chance.reshape(-1, COLOUR_MODELS, GRID, GRID)
+
     def _propagate(self, image8: Tensor, evidence: Tensor) -> Tensor:
         """Pass evidence (B, 5, 32, 32) between cells that look alike: (B, 10, 32, 32)."""
         images, side = image8.shape[0], GRID // 2
-        pairs = self.affinity(image8).reshape(images, 2 * KIN_HEADS, 16, side * side)
-        query, key = functional.normalize(pairs.float(), dim=2).chunk(2, dim=1)
-        scores = torch.matmul((query * self.sharpness.exp()).transpose(2, 3), key)
-        values = evidence.reshape(images, -1, side * side)  # (images, P * 5, 1024)
+        pairs = self.affinity(image8)
+        query, key = pairs.chunk(2, dim=1)
+        query = query.reshape(images, KIN_HEADS, 16, side * side)
+        # Cells tell what they know in blocks of four, which costs a quarter and loses little.
+        key = functional.avg_pool2d(key, 2).reshape(images, KIN_HEADS, 16, -1)  # 256 blocks
+        values = functional.avg_pool2d(evidence, 2).reshape(images, -1, key.shape[3])
+        query = functional.normalize(query.float(), dim=2) * self.sharpness.exp()
+        scores = torch.matmul(query.transpose(2, 3), functional.normalize(key.float(), dim=2))
         passed = torch.matmul(scores.softmax(dim=3), values.transpose(1, 2)[:, None])
         # (images, KIN_HEADS, 1024, P * 5); a click is one cell of many, so spread small values.
         passed = torch.log1p(50 * passed.float())
@@ -302,7 +353,9 @@ class MaskDecoder(nn.Module):
 
     def _estimate_iou(self, low_res_logits: Tensor, at4: Tensor, at16: Tensor) -> Tensor:
         """Estimate IoU (B, 4) from what lies under each mask and how decided the mask is."""
-        masks = functional.avg_pool2d(torch.sigmoid(low_res_logits.detach()), STRIDE).flatten(2)
+        middle = STRIDE // 2
+        samples = low_res_logits.detach()[:, :, middle::STRIDE, middle::STRIDE]
+        masks = torch.sigmoid(samples).flatten(2)  # (B, 4, 4096)
         area = masks.sum(dim=2, keepdim=True)
         under = torch.matmul(masks, at4.flatten(2).transpose(1, 2).float()) / (area + 1)
         undecided = (masks * (1 - masks)).sum(dim=2, keepdim=True) / (area + 1)
@@ -321,6 +374,7 @@ class QuickstartModel(nn.Module):
     """Encoder and decoder together, for training."""
 
     def __init__(self) -> None:
+        """Build both with random weights."""
         super().__init__()
         self.encoder = ImageEncoder()
         self.decoder = MaskDecoder()

@@ -23,6 +23,7 @@ class Prompt:
     box: Box | None = None
 
     def with_click(self, click: tuple[float, float, int]) -> Prompt:
+        """Return this prompt and one more click."""
         return replace(self, clicks=(*self.clicks, click))
 
     @property
@@ -33,10 +34,7 @@ class Prompt:
 
 def deepest_point(mask: BoolMask) -> tuple[float, float]:
     """Return the (x, y) centre of the pixel that is farthest from everything outside."""
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x) + 0.5, float(y) + 0.5
+    return _deepest(_depths(mask))
 
 
 def random_point(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
@@ -73,20 +71,23 @@ def correction(
     wrong = mask != answer
     if not wrong.any():
         return None
-    if rng is None:
-        missing, extra = mask & ~answer, answer & ~mask
-        x, y = max(
-            (deepest_point(error) + (_depth(error),) for error in (missing, extra)),
-            key=lambda found: found[2],
-        )[:2]
-    else:
+    if rng is not None:
         x, y = random_point(wrong, rng)
+    else:
+        depths = _depths(mask & ~answer), _depths(answer & ~mask)
+        x, y = _deepest(max(depths, key=np.max))
     return x, y, int(mask[int(y), int(x)])
 
 
-def _depth(error: BoolMask) -> float:
-    padded = cv2.copyMakeBorder(error.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return float(cv2.distanceTransform(padded, cv2.DIST_L2, 5).max())
+def _depths(mask: BoolMask) -> NDArray[np.float32]:
+    """Return how far each pixel is from everything outside, the border of the image included."""
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1], np.float32)
+
+
+def _deepest(depths: NDArray[np.float32]) -> tuple[float, float]:
+    y, x = divmod(int(depths.argmax()), depths.shape[1])
+    return x + 0.5, y + 0.5
 
 
 def first_prompt(mask: BoolMask, rng: np.random.Generator) -> Prompt:

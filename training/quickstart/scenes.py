@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .objects import Cutout, Image, Library, Mask, load_library
-from .textures import Field, jitter, paint, photo_piece
+from .textures import Field, as_field, jitter, paint, photo_piece
 
 FRAME = 256  # pixels; side of the square model frame
 MIN_AREA = 80  # pixels; a smaller object teaches nothing at this size
@@ -97,9 +97,9 @@ class _Canvas:
         height, width = self.regions.shape
         image = np.zeros((FRAME, FRAME, 3), np.uint8)
         image[:height, :width] = _photograph(self.rng, self.image)
-        regions = np.zeros((FRAME, FRAME), np.uint8)
-        regions[:height, :width] = self.regions
-        return Scene(image, (height, width), regions, tuple(seen))
+        padded = np.zeros((FRAME, FRAME), np.uint8)
+        padded[:height, :width] = self.regions
+        return Scene(image, (height, width), padded, tuple(seen))
 
     def _choose_size(self) -> tuple[int, int]:
         shapes = (1.0, 4 / 3, 3 / 2, 16 / 9, 3 / 4, 2 / 3, 9 / 16, self.rng.uniform(0.4, 2.5))
@@ -121,12 +121,12 @@ class _Canvas:
         kept = self.rng.integers(len(ys))  # a pixel of the object stays in the window
         top = int(np.clip(ys[kept] - self.rng.integers(h), 0, rows - h))
         left = int(np.clip(xs[kept] - self.rng.integers(w), 0, columns - w))
-        image, mask = photo.image[top : top + h, left : left + w], photo.mask[top:, left:][:h, :w]
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        soft = cv2.resize(mask * np.float32(1), (width, height), interpolation=cv2.INTER_LINEAR)
+        window = np.s_[top : top + h, left : left + w]
+        image = as_field(cv2.resize(photo.image[window], (width, height)))
+        soft = cv2.resize(_soft(photo.mask[window]), (width, height))
         if self.rng.random() < 0.5:
             image, soft = image[:, ::-1], soft[:, ::-1]
-        self.image = jitter(self.rng, image.astype(np.float32) / 255)
+        self.image = jitter(self.rng, image)
         region = self._new_region()
         self.regions[soft > 0.5] = region
         self.objects.append([region])
@@ -215,7 +215,7 @@ class _Canvas:
             surface = _shade(self.rng, surface, shape)
         inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         shape = np.ascontiguousarray(shape[inner])
-        soft = cv2.GaussianBlur(shape * np.float32(1), (3, 3), 0.7)[:, :, None]
+        soft = np.asarray(cv2.GaussianBlur(_soft(shape), (3, 3), 0.7), np.float32)[:, :, None]
         target = self.image[y0:y1, x0:x1]
         target += (surface[inner] - target) * soft
         self.regions[y0:y1, x0:x1][shape > 0] = region
@@ -225,7 +225,7 @@ class _Canvas:
         shift = self.rng.uniform(-reach, reach, 2).round()
         height, width = self.regions.shape
         move = np.array([[1, 0, left + shift[0]], [0, 1, top + shift[1]]], np.float64)
-        cast = cv2.warpAffine(shape * np.float32(1), move, (width, height))
+        cast = cv2.warpAffine(_soft(shape), move, (width, height))
         blur = float(self.rng.uniform(0.5, reach / 2))
         cast = cv2.GaussianBlur(cast, (0, 0), blur)
         self.image *= 1 - np.float32(self.rng.uniform(0.2, 0.7)) * cast[:, :, None]
@@ -237,7 +237,7 @@ def draw_shape(rng: np.random.Generator, longest: float) -> Mask:
     height, width = max(4, int(longest)), max(4, int(longest * ratio))
     if rng.random() < 0.5:
         height, width = width, height
-    mask = np.zeros((height, width), np.uint8)
+    mask: Mask = np.zeros((height, width), np.uint8)
     middle, half = (width // 2, height // 2), (width / 2 - 0.5, height / 2 - 0.5)
     kind = rng.integers(9)
     if kind == 0:
@@ -245,7 +245,8 @@ def draw_shape(rng: np.random.Generator, longest: float) -> Mask:
     elif kind == 1:
         mask[:] = 1
         tilt = cv2.getRotationMatrix2D(middle, rng.uniform(0, 180), rng.uniform(0.7, 1.0))
-        mask = cv2.warpAffine(mask, tilt, (width, height), flags=cv2.INTER_NEAREST)
+        turned = cv2.warpAffine(mask, tilt, (width, height), flags=cv2.INTER_NEAREST)
+        mask = np.asarray(turned, np.uint8)
     elif kind == 2:
         cv2.ellipse(mask, (middle, (width - 1, height - 1), 0), 1, -1)
         inner = rng.uniform(0.3, 0.8)
@@ -253,7 +254,7 @@ def draw_shape(rng: np.random.Generator, longest: float) -> Mask:
     elif kind <= 5:  # a blob, a polygon or a star, all as radius over angle
         corners = int(rng.integers(3, 10)) if kind == 4 else 48
         angle = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 2 * np.pi)
-        radius = np.ones(corners)
+        radius: NDArray[np.float64] = np.ones(corners)
         if kind == 3:
             for wave in range(1, 7):
                 amount = rng.normal(0, 0.45 / wave)
@@ -269,7 +270,7 @@ def draw_shape(rng: np.random.Generator, longest: float) -> Mask:
     elif kind == 6:  # something thin and winding
         count = int(rng.integers(3, 7))
         path = rng.uniform(0.05, 0.95, (count, 2)) * (width, height)
-        path = cv2.resize(path.astype(np.float32), (2, 8 * count), interpolation=cv2.INTER_LINEAR)
+        path = np.asarray(cv2.resize(path, (2, 8 * count)), np.float64)
         thickness = max(2, int(longest * rng.uniform(0.03, 0.12)))
         cv2.polylines(mask, [path.round().astype(np.int32)], False, 1, thickness)
     else:  # a body with limbs
@@ -296,10 +297,10 @@ def _pose(rng: np.random.Generator, thing: Cutout, longest: float) -> tuple[Mask
     image = cv2.warpAffine(
         thing.image, turn, (width, height), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
     )
-    mask = cv2.warpAffine(thing.mask * np.float32(1), turn, (width, height))
+    mask = cv2.warpAffine(_soft(thing.mask), turn, (width, height))
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return (mask > 0.5).astype(np.uint8), image.astype(np.float32) / 255
+    return (mask > 0.5).astype(np.uint8), as_field(image)
 
 
 def _window(rng: np.random.Generator, shape: Mask, inner: Mask) -> Mask:
@@ -315,9 +316,10 @@ def _shade(rng: np.random.Generator, surface: Field, shape: Mask) -> Field:
     height, width = shape.shape
     if rng.random() < 0.5:
         corners = rng.uniform(0.5, 1.4, (2, 2)).astype(np.float32)
-        light = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+        light = np.asarray(cv2.resize(corners, (width, height)), np.float32)
     else:
-        soft = cv2.GaussianBlur(shape * np.float32(1), (0, 0), max(1.0, min(shape.shape) * 0.12))
+        reach = max(1.0, min(shape.shape) * 0.12)
+        soft = np.asarray(cv2.GaussianBlur(_soft(shape), (0, 0), reach), np.float32)
         light = 1 - np.float32(rng.uniform(0.3, 0.8)) * (1 - soft)
     return np.clip(surface * light[:, :, None], 0, 1)
 
@@ -327,9 +329,11 @@ def _photograph(rng: np.random.Generator, image: Field) -> Image:
     height, width = image.shape[:2]
     if rng.random() < 0.5:
         light = rng.uniform(0.7, 1.25, (3, 3)).astype(np.float32)
-        image = image * cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+        light = np.asarray(cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC))
+        image = image * light[:, :, None].astype(np.float32)
     if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.3)))
+        blur = float(rng.uniform(0.4, 1.3))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur), np.float32)
     if rng.random() < 0.5:
         grain = np.float32(rng.uniform(0, 0.05))
         image = image + grain * rng.standard_normal(image.shape, dtype=np.float32)
@@ -338,5 +342,11 @@ def _photograph(rng: np.random.Generator, image: Field) -> Image:
     pixels = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))]
-        pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, quality)[1], cv2.IMREAD_COLOR)
-    return np.asarray(pixels, np.uint8)
+        decoded = cv2.imdecode(cv2.imencode(".jpg", pixels, quality)[1], cv2.IMREAD_COLOR)
+        pixels = np.asarray(decoded, np.uint8)
+    return pixels
+
+
+def _soft(mask: Mask) -> Field:
+    """Return a mask of 0 and 1 as float32, for blurring and scaling."""
+    return mask.astype(np.float32)

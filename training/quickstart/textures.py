@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ def paint(rng: np.random.Generator, library: Library, height: int, width: int) -
         surface = surface + (third - surface) * amount * rng.uniform(0.1, 0.7)
     grain = rng.uniform(0, 0.08)
     surface = surface + grain * rng.standard_normal((height, width, 1), dtype=np.float32)
-    return np.clip(surface, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(surface, 0, 1), np.float32)
 
 
 def photo_piece(rng: np.random.Generator, library: Library, height: int, width: int) -> Field:
@@ -39,7 +41,12 @@ def photo_piece(rng: np.random.Generator, library: Library, height: int, width: 
     top, left = rng.integers(rows - h + 1), rng.integers(columns - w + 1)
     piece = _turn(rng, photo[top : top + h, left : left + w])
     resized = cv2.resize(piece, (width, height), interpolation=cv2.INTER_LINEAR)
-    return jitter(rng, resized.astype(np.float32) / 255)
+    return jitter(rng, as_field(resized))
+
+
+def as_field(pixels: NDArray[Any]) -> Field:
+    """Return pixels 0..255 as float32 in 0..1."""
+    return np.asarray(pixels, np.float32) / np.float32(255)
 
 
 def jitter(rng: np.random.Generator, image: Field) -> Field:
@@ -101,11 +108,11 @@ def _pattern(rng: np.random.Generator, height: int, width: int) -> Field:
     across = np.float32(np.cos(angle)) * y - np.float32(np.sin(angle)) * x
     if kind == 3:
         span = along.max() - along.min() + 1
-        return (along - along.min()) / span  # type: ignore[no-any-return]
+        return np.asarray((along - along.min()) / span, np.float32)
     if kind == 4:
         middle_y, middle_x = rng.uniform(0, height), rng.uniform(0, width)
         away = np.hypot(y - middle_y, x - middle_x) / np.hypot(height, width)
-        return np.clip(away, 0, 1).astype(np.float32)
+        return np.asarray(np.clip(away, 0, 1), np.float32)
     period = np.float32(rng.uniform(3, max(5, min(height, width) / 2)))
     if kind == 5:
         return _steps(rng, np.sin(2 * np.pi * along / period))
@@ -121,4 +128,4 @@ def _pattern(rng: np.random.Generator, height: int, width: int) -> Field:
 def _steps(rng: np.random.Generator, wave: Field) -> Field:
     """A wave -1..1 as soft or as hard bands 0..1."""
     hardness = rng.choice([0.5, 1.0, 6.0])
-    return np.clip(0.5 + hardness * wave, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(0.5 + hardness * wave, 0, 1), np.float32)

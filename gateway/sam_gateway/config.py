@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 from yarl import URL
 
+from sam_gateway.tokens import is_token
+
 MIB = 2**20
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -74,7 +76,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         worker=flags.worker or env.get("SAM_WORKER", ""),
         model=flags.model or env.get("SAM_MODEL", ""),
         label_studio_url=parse_label_studio_url(url) if url else None,
-        label_studio_token=_header_text("LABEL_STUDIO_API_KEY", token),
+        label_studio_token=_token("LABEL_STUDIO_API_KEY", token),
         basic_auth=(user, password) if user else None,
         allowed_image_hosts=_allowed_hosts(env.get("ALLOWED_IMAGE_HOSTS", "")),
         max_image_bytes=_whole("MAX_IMAGE_BYTES", env, default.max_image_bytes),
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", help="address to listen on (HOST, 127.0.0.1)")
     add("--port", type=int, choices=range(65536), metavar="PORT", help="(PORT, 9090; 0 = any free)")
     add("--path-prefix", help="path before all routes, as in the registered URL (PATH_PREFIX)")
-    add("--worker", help="host:port of a worker (SAM_WORKER); without it the gateway runs its own")
+    add("--worker", help="host:port or unix:/path of a worker (SAM_WORKER); its own without it")
     add("--model", help="model to ask the worker for (SAM_MODEL); the worker's default without it")
     add("--log-level", help="DEBUG, INFO, WARNING or ERROR (LOG_LEVEL, INFO)")
     return parser
@@ -149,8 +151,8 @@ def _path_prefix(text: str) -> str:
     return prefix
 
 
-def _header_text(name: str, token: str) -> str:
-    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+def _token(name: str, token: str) -> str:
+    if token and not is_token(token):
         raise ConfigError(f"{name}: a token has no spaces or control characters")
     return token
 

@@ -24,12 +24,12 @@ from sam_gateway.errors import (
 from sam_gateway.label_config import ImageTag
 from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
 from sam_gateway.prompts import Task
+from sam_gateway.reading import read_at_most
 from sam_gateway.tokens import Credential
 
 MAX_REDIRECTS = 5
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CHUNK_BYTES = 2**18
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
@@ -236,14 +236,10 @@ class ImageFetcher:
             )
         if status != 200:
             raise ImageUnavailableError(f"{_public(str(url))} answers {status}{_hint(status)}")
-        if (response.content_length or 0) > self._max_bytes:
+        image = await read_at_most(response, self._max_bytes)
+        if image is None:
             raise _too_large(self._max_bytes)
-        image = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            image += chunk
-            if len(image) > self._max_bytes:
-                raise _too_large(self._max_bytes)
-        return bytes(image)
+        return image
 
 
 def _too_large(max_bytes: int) -> ImageRefusedError:

@@ -12,7 +12,8 @@ from sam_gateway.addresses import AddressPolicy, origin
 from sam_gateway.config import Config, ConfigError, parse_label_studio_url
 from sam_gateway.errors import LabelStudioAuthError, TemporarilyUnavailableError
 from sam_gateway.logs import event
-from sam_gateway.tokens import Credential, credential
+from sam_gateway.reading import read_at_most
+from sam_gateway.tokens import Credential, credential, is_token
 
 TOKEN_SETTING = "LABEL_STUDIO_API_KEY"
 
@@ -55,7 +56,8 @@ class LabelStudio:
                 self._move_to(parse_label_studio_url(hostname))
             except ConfigError:
                 _logger.warning(event("setup_hostname_ignored", hostname=hostname))
-        if self._url and token and (self._given is None or self._given[:2] != (self._url, token)):
+        known = self._given and self._given[:2]
+        if self._url and is_token(token) and known != (self._url, token):
             self._given = (self._url, token, self._credential("the token of /setup", token))
 
     def serves(self, url: URL) -> bool:
@@ -85,7 +87,7 @@ class LabelStudio:
                 json={"refresh": token},
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(_MAX_ANSWER_BYTES)
+                body = await read_at_most(response, _MAX_ANSWER_BYTES) or b""
                 status = response.status
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise TemporarilyUnavailableError(

@@ -1,6 +1,5 @@
 """Around every request: an id, a log line, counters, errors as JSON, Basic authentication."""
 
-import asyncio
 import logging
 import re
 import time
@@ -81,8 +80,6 @@ async def _answer(
         failure.status = error.status
         failure.reason = error.reason.lower().replace(" ", "_")
         headers.update({"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
-    except asyncio.CancelledError:
-        raise
     except Exception:
         _logger.exception(event("unexpected", id=request_id))
         failure = GatewayError("the gateway failed; its log has more")

@@ -66,6 +66,11 @@ class PersonalAccessToken:
             return self._header
 
 
+def is_token(text: str) -> bool:
+    """Whether a text can be sent as a token: visible ASCII characters without spaces."""
+    return text.isascii() and text.isprintable() and " " not in text and text != ""
+
+
 def credential(name: str, token: str, exchange: Callable[[str], Awaitable[str]]) -> Credential:
     """Tell the kind of a token by its looks; `name` is what messages call it.
 

@@ -224,6 +224,19 @@ async def test_setup_takes_what_it_understands(gateway, caplog):
     assert "label_config_unusable reason=invalid_request" in caplog.text
 
 
+async def test_a_token_of_setup_that_cannot_be_sent_is_not_kept(
+    open_gateway, worker_target, label_studio
+):
+    client = await open_gateway(worker=worker_target, label_studio_url=label_studio.url)
+
+    await client.post("/setup", json={"access_token": "a\r\nX-Evil: 1"})
+    response = await client.post("/predict", json=a_click())
+
+    assert response.status == 502
+    assert (await response.json())["error"]["reason"] == "label_studio_auth"
+    assert label_studio.requests == [(UPLOAD, None)]
+
+
 async def test_setup_warns_of_a_config_without_a_place_for_masks(gateway, caplog):
     schema = '<View><Image name="i" value="$i"/></View>'
 

@@ -341,7 +341,7 @@ async def test_the_configured_token_stays_with_the_first_setup(label_studio, ope
     opened.label_studio.remember_setup(str(label_studio.url), "")
     assert await opened.fetch(UPLOAD)
 
-    opened.label_studio.remember_setup("http://127.0.0.1:1", "another token")
+    opened.label_studio.remember_setup("http://127.0.0.1:1", "another-token")
 
     assert [one.name for one in opened.label_studio.credentials()] == ["the token of /setup"]
 

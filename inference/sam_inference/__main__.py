@@ -17,14 +17,41 @@ from sam_inference.models import ModelFileError, find_models
 from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.command import models_main
 from sam_inference.models.pulling import pull
-from sam_inference.registry import Registry
+from sam_inference.registry import OfferedModel, Registry
 from sam_inference.server import serve, when_stdin_closes
 
 log = logging.getLogger("sam_inference")
 
 
+def _offered_models(config: Config) -> dict[str, OfferedModel]:
+    """Return the models that are there and that the engine can run.
+
+    Raises:
+        EngineError: the default model cannot be run.
+        ModelFileError: a model's files are not as they should be.
+    """
+    models = {}
+    for name, spec in find_models(config.model_dir).items():
+        try:
+            engine = choose_engine(config.engine, config.precision, spec)
+        except EngineError as error:
+            if name == config.model:
+                raise
+            log.warning("model not offered name=%s reason=%r", name, str(error))
+        else:
+            models[name] = OfferedModel(spec, engine)
+    return models
+
+
 async def _run(config: Config) -> None:
-    engine = choose_engine(config.engine)
+    models = _offered_models(config)
+    registry = Registry(
+        models,
+        default=config.model,
+        threads=config.threads,
+        max_loaded_bytes=config.max_loaded_bytes,
+    )
+    engine = models[config.model].engine
     log.info(
         "engine=%s device=%s precision=%s threads=%d core=%s reason=%r",
         engine.name,
@@ -33,9 +60,6 @@ async def _run(config: Config) -> None:
         config.threads,
         sam_core.implementation,
         engine.reason,
-    )
-    registry = Registry(
-        find_models(config.model_dir), default=config.model, engine=engine, threads=config.threads
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

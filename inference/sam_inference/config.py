@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_inference.engines import ENGINES
+from sam_inference.engines import ENGINES, PRECISIONS
 from sam_inference.models import DEFAULT_MODEL
 
 MIB = 1 << 20
@@ -22,8 +22,10 @@ class Config:
     model: str
     model_dir: Path
     engine: str
+    precision: str
     threads: int
     embedding_cache_bytes: int
+    max_loaded_bytes: int
     max_message_bytes: int
     max_image_pixels: int
     max_prompts: int
@@ -69,8 +71,16 @@ def parse_config(
         Path,
         "folder with further models, one folder each",
     )
-    add("--engine", "SAM_ENGINE", "auto", _engine, f"auto, {' or '.join(ENGINES)}")
+    add("--engine", "SAM_ENGINE", "auto", _one_of(ENGINES), f"auto, {', '.join(ENGINES)}")
+    add(
+        "--precision",
+        "SAM_PRECISION",
+        "auto",
+        _one_of(PRECISIONS),
+        f"arithmetic of the networks: auto, {', '.join(PRECISIONS)}",
+    )
     add("--threads", "SAM_THREADS", str(cores or 1), _positive, "CPU threads a network may use")
+    add("--model-memory-mib", "MODEL_MEMORY_MIB", "4096", _positive, "weights of loaded models")
     add("--embedding-cache-mib", "EMBEDDING_CACHE_MIB", "512", _positive, "memory for embeddings")
     add("--max-message-mib", "MAX_MESSAGE_MIB", "64", _positive, "largest message read")
     add("--max-image-pixels", "MAX_IMAGE_PIXELS", "100000000", _positive, "largest image")
@@ -89,7 +99,9 @@ def parse_config(
         model=flags.model,
         model_dir=flags.model_dir,
         engine=flags.engine,
+        precision=flags.precision,
         threads=flags.threads,
+        max_loaded_bytes=flags.model_memory_mib * MIB,
         embedding_cache_bytes=flags.embedding_cache_mib * MIB,
         max_message_bytes=flags.max_message_mib * MIB,
         max_image_pixels=flags.max_image_pixels,
@@ -116,10 +128,13 @@ def _positive(text: str) -> int:
     return value
 
 
-def _engine(text: str) -> str:
-    if text not in ("auto", *ENGINES):
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto or one of {', '.join(ENGINES)}")
-    return text
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in ("auto", *names):
+            raise argparse.ArgumentTypeError(f"{text!r} is not auto or one of {', '.join(names)}")
+        return text
+
+    return convert
 
 
 def _log_level(text: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sam_inference.engines import EngineChoice, open_engine
 from sam_inference.errors import ModelNotFoundError
@@ -15,28 +17,49 @@ from sam_inference.predictor import Predictor
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """A model that can be asked for, and how it is run."""
+
+    spec: ModelSpec
+    engine: EngineChoice
+
+
 class Registry:
-    """Loads a model when it is first asked for, once."""
+    """Loads models when they are first asked for, and unloads those not asked for lately."""
 
     def __init__(
-        self, specs: Mapping[str, ModelSpec], *, default: str, engine: EngineChoice, threads: int
+        self,
+        models: Mapping[str, OfferedModel],
+        *,
+        default: str,
+        threads: int,
+        max_loaded_bytes: int,
     ) -> None:
-        """Offer `specs`, run by `engine`.
+        """Offer `models`.
+
+        Args:
+            models: by name.
+            default: the name meant by an empty one.
+            threads: CPU threads that one network may use.
+            max_loaded_bytes: bound on the files of the loaded models together; a model that
+                exceeds it is loaded alone.
 
         Raises:
             ModelNotFoundError: `default` is not among them.
         """
-        self._specs = dict(specs)
-        self.engine = engine
+        self._models = dict(models)
         self._threads = threads
-        self._predictors: dict[str, Predictor] = {}
-        self._loading = {name: asyncio.Lock() for name in specs}
-        self.default = self.spec(default).name
+        self._max_loaded_bytes = max_loaded_bytes
+        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self.default = default
+        self.spec(default)
 
     @property
-    def specs(self) -> list[ModelSpec]:
+    def models(self) -> list[OfferedModel]:
         """All models, the default one first."""
-        return sorted(self._specs.values(), key=lambda spec: spec.name != self.default)
+        return sorted(self._models.values(), key=lambda model: model.spec.name != self.default)
 
     def spec(self, name: str) -> ModelSpec:
         """Return the spec of the model `name`; an empty name means the default.
@@ -45,9 +68,9 @@ class Registry:
             ModelNotFoundError: there is no such model.
         """
         try:
-            return self._specs[name or self.default]
+            return self._models[name or self.default].spec
         except KeyError:
-            raise ModelNotFoundError(name, list(self._specs)) from None
+            raise ModelNotFoundError(name, list(self._models)) from None
 
     async def predictor(self, spec: ModelSpec) -> Predictor:
         """Return the loaded model of `spec`.
@@ -55,19 +78,33 @@ class Registry:
         Raises:
             EngineError: its files cannot be loaded.
         """
-        async with self._loading[spec.name]:
-            if spec.name not in self._predictors:
-                start = time.perf_counter()
-                engine = await asyncio.to_thread(
-                    open_engine, self.engine, spec, threads=self._threads
-                )
-                self._predictors[spec.name] = Predictor(spec, engine)
-                log.info(
-                    "model loaded name=%s engine=%s device=%s precision=%s ms=%.0f",
-                    spec.name,
-                    self.engine.name,
-                    self.engine.device,
-                    self.engine.precision,
-                    (time.perf_counter() - start) * 1e3,
-                )
-            return self._predictors[spec.name]
+        if spec.name not in self._loaded:
+            # One at a time: loading takes all cores, and room is made for one.
+            async with self._loading:
+                if spec.name not in self._loaded:
+                    self._make_room(spec.file_bytes)
+                    self._loaded[spec.name] = await self._load(self._models[spec.name])
+        self._loaded.move_to_end(spec.name)
+        return self._loaded[spec.name]
+
+    async def _load(self, model: OfferedModel) -> Predictor:
+        start = time.perf_counter()
+        spec, choice = model.spec, model.engine
+        engine = await asyncio.to_thread(open_engine, choice, spec, threads=self._threads)
+        log.info(
+            "model loaded name=%s engine=%s device=%s precision=%s ms=%.0f",
+            spec.name,
+            choice.name,
+            choice.device,
+            choice.precision,
+            (time.perf_counter() - start) * 1e3,
+        )
+        return Predictor(spec, engine)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        """Unload what was not used for longest; work that runs on it keeps it until its end."""
+        held_bytes = sum(predictor.spec.file_bytes for predictor in self._loaded.values())
+        while self._loaded and held_bytes + needed_bytes > self._max_loaded_bytes:
+            name, predictor = self._loaded.popitem(last=False)
+            held_bytes -= predictor.spec.file_bytes
+            log.info("model unloaded name=%s", name)

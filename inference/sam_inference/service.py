@@ -101,21 +101,20 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """See the contract."""
-        engine = self._registry.engine
         return pb.ListModelsResponse(
             models=[
                 pb.Model(
-                    name=spec.name,
-                    title=spec.title,
-                    licence=spec.licence,
-                    engine=engine.name,
-                    device=engine.device,
-                    precision=engine.precision,
-                    input_size=spec.input_size,
-                    mask_size=spec.mask_size,
-                    embedding_bytes=spec.embedding_bytes,
+                    name=model.spec.name,
+                    title=model.spec.title,
+                    licence=model.spec.licence,
+                    engine=model.engine.name,
+                    device=model.engine.device,
+                    precision=model.engine.precision,
+                    input_size=model.spec.input_size,
+                    mask_size=model.spec.mask_size,
+                    embedding_bytes=model.spec.embedding_bytes,
                 )
-                for spec in self._registry.specs
+                for model in self._registry.models
             ],
             default_model=self._registry.default,
             limits=pb.Limits(

@@ -1,15 +1,19 @@
 """Engines run the two networks of a model: arrays in, arrays out.
 
 An engine sees no requests, files of the caller or clocks. Each is a module of its own,
-imported only when it is chosen.
+imported only when it may be chosen, with two functions: `settings(precision, spec)` returns
+the device and precision that it would use, and `open_model(spec, choice, threads=...)` loads
+a model; both raise EngineError where they cannot.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +23,20 @@ from sam_inference.prompts import DecoderInputs
 
 Array = NDArray[np.float32]
 
-ENGINES = ("openvino", "onnxruntime")
-"""Names of the engines, the preferred one first."""
+ENGINES = ("openvino", "onnxruntime", "pytorch")
+"""Names of the engines, the preferred one on a CPU first."""
+
+PRECISIONS = ("float32", "bfloat16")
+"""Arithmetic that a caller may ask for; each engine has a default of its own."""
+
+_PREFERRED_ON_GPU = ("pytorch", "onnxruntime")
+
+# What an engine imports, and the extra of this package that brings it.
+_NEEDS = {
+    "openvino": (("openvino",), "worker"),
+    "onnxruntime": (("onnxruntime",), "worker"),
+    "pytorch": (("torch", "segment_anything", "timm"), "torch"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +45,7 @@ class EngineChoice:
 
     Attributes:
         name: one of `ENGINES`.
-        device: where it runs, for example `CPU`.
+        device: where it runs, for example `CPU` or `CUDA`.
         precision: arithmetic of the networks, for example `float32`.
         reason: why it was chosen, for the log.
     """
@@ -70,38 +86,77 @@ class EngineError(Exception):
     """An engine is not installed, or cannot run a model."""
 
 
-def choose_engine(wanted: str) -> EngineChoice:
-    """Return the engine to use: `wanted`, or the first that is installed for `auto`.
+def choose_engine(wanted: str, precision: str, spec: ModelSpec) -> EngineChoice:
+    """Return how to run a model: by `wanted`, or by the best engine there is for `auto`.
+
+    That is PyTorch or ONNX Runtime where they have a GPU, and else the first of `ENGINES`
+    that is installed and can run the model.
+
+    Args:
+        wanted: one of `ENGINES`, or `auto`.
+        precision: one of `PRECISIONS`, or `auto` for the engine's default.
+        spec: the model.
 
     Raises:
-        EngineError: it, or any, is not installed.
+        EngineError: the engine is not installed, or cannot run the model or the precision.
     """
-    candidates = ENGINES if wanted == "auto" else (wanted,)
-    for name in candidates:
-        if name in ENGINES and find_spec(name) is not None:
-            reason = "first installed" if wanted == "auto" else "asked for"
-            return EngineChoice(name, device="CPU", precision="float32", reason=reason)
-    raise EngineError(
-        f"no engine for {wanted!r}: install one of {', '.join(ENGINES)} "
-        "(pip install 'samserve[worker]')"
-    )
+    if wanted != "auto":
+        return _choice(wanted, precision, spec, reason="asked for")
+    has_gpu = _has_nvidia_gpu()
+    refusals = []
+    if has_gpu:
+        for name in _PREFERRED_ON_GPU:
+            try:
+                choice = _choice(name, precision, spec, reason="it has the GPU")
+            except EngineError as error:
+                refusals.append(str(error))
+            else:
+                if choice.device == "CUDA":
+                    return choice
+                refusals.append(f"{name} cannot use the GPU")
+    for name in ENGINES:
+        try:
+            choice = _choice(name, precision, spec, reason="")
+        except EngineError as error:
+            refusals.append(str(error))
+        else:
+            place = "no engine has the GPU" if has_gpu else "no GPU"
+            return replace(choice, reason="; ".join([*refusals, f"{place}, first installed"]))
+    raise EngineError(f"no engine can run {spec.name}: {'; '.join(refusals)}")
+
+
+def _choice(name: str, precision: str, spec: ModelSpec, *, reason: str) -> EngineChoice:
+    packages, extra = _NEEDS[name]
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise EngineError(f"{name} needs {', '.join(missing)} (pip install 'samserve[{extra}]')")
+    engine: Any = import_module(f"sam_inference.engines.{name}")
+    device, precision = engine.settings(precision, spec)
+    return EngineChoice(name, device, precision, reason)
+
+
+def _has_nvidia_gpu() -> bool:
+    """Whether there is one; PyTorch and ONNX Runtime take seconds to say so."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    usable = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return usable and count.value > 0
 
 
 def open_engine(choice: EngineChoice, spec: ModelSpec, *, threads: int) -> Engine:
     """Load a model's networks.
 
     Args:
-        choice: what `choose_engine` returned.
+        choice: what `choose_engine` returned for the model.
         spec: the model.
         threads: CPU threads that one network may use.
 
     Raises:
-        EngineError: the engine cannot load the model's graphs.
+        EngineError: the engine cannot load the model's files.
     """
-    if choice.name == "openvino":
-        from sam_inference.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(spec, threads=threads)
-    from sam_inference.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(spec, threads=threads)
+    engine: Any = import_module(f"sam_inference.engines.{choice.name}")
+    opened: Engine = engine.open_model(spec, choice, threads=threads)
+    return opened

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the portable engine."""
+"""ONNX Runtime: the portable engine, on a GPU where its GPU package is installed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,37 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from sam_inference.engines import Array, EngineError
+from sam_inference.engines import Array, EngineChoice, EngineError
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
+
+_PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+
+
+def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
+    """Return (device, precision) for a model. See `engines`.
+
+    Raises:
+        EngineError: anything but float32 is asked for.
+    """
+    if precision not in ("auto", "float32"):
+        raise EngineError(f"ONNX Runtime runs these graphs in float32, not in {precision}")
+    has_cuda = _PROVIDERS["CUDA"] in ort.get_available_providers()
+    return "CUDA" if has_cuda else "CPU", "float32"
+
+
+def open_model(spec: ModelSpec, choice: EngineChoice, *, threads: int) -> OnnxRuntimeEngine:
+    """Load a model. See `engines`."""
+    return OnnxRuntimeEngine(spec, device=choice.device, threads=threads)
 
 
 class OnnxRuntimeEngine:
     """A model's two networks as inference sessions. Sessions may be shared by threads."""
 
-    def __init__(self, spec: ModelSpec, *, threads: int) -> None:
+    def __init__(self, spec: ModelSpec, *, device: str, threads: int) -> None:
         """Load both graphs. See `open_engine`."""
-        self._encoder = _session(spec.encoder, threads)
-        self._decoder = _session(spec.decoder, threads)
+        self._encoder = _session(spec.encoder, device, threads)
+        self._decoder = _session(spec.decoder, device, threads)
         self._embedding_names = tuple(spec.embedding_shapes)
 
     def encode(self, image: Array) -> dict[str, Array]:
@@ -41,7 +60,7 @@ class OnnxRuntimeEngine:
         return low_res_logits, predicted_iou
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def _session(path: Path, device: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -50,6 +69,9 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # the binding's exception classes share no base but this
         raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
+    if session.get_providers()[0] != _PROVIDERS[device]:
+        raise EngineError(f"ONNX Runtime cannot run {path} on {device}; its log says why")
+    return session

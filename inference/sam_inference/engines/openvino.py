@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from sam_inference.engines import Array, EngineError
+from sam_inference.engines import Array, EngineChoice, EngineError
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -18,15 +18,37 @@ sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402 - after the line above
 
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
+    """Return (device, precision) for a model. See `engines`.
+
+    Its own default would be bfloat16 on CPUs that have the units.
+
+    Raises:
+        EngineError: bfloat16 is asked for, and this CPU has no units for it.
+    """
+    if precision == "bfloat16":
+        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if "BF16" not in capabilities:
+            raise EngineError("OpenVINO has no bfloat16 here: this CPU lacks the units")
+    return "CPU", "float32" if precision == "auto" else precision
+
+
+def open_model(spec: ModelSpec, choice: EngineChoice, *, threads: int) -> OpenVinoEngine:
+    """Load a model. See `engines`."""
+    return OpenVinoEngine(spec, precision=choice.precision, threads=threads)
+
 
 class OpenVinoEngine:
-    """A model's two networks compiled for the CPU in float32."""
+    """A model's two networks compiled for the CPU."""
 
-    def __init__(self, spec: ModelSpec, *, threads: int) -> None:
+    def __init__(self, spec: ModelSpec, *, precision: str, threads: int) -> None:
         """Read and compile both graphs. See `open_engine`."""
         core = ov.Core()
-        self._encoder = _compile(core, spec.encoder, threads)
-        self._decoder = _compile(core, spec.decoder, threads)
+        self._encoder = _compile(core, spec.encoder, precision, threads)
+        self._decoder = _compile(core, spec.decoder, precision, threads)
         # An inference request holds its own buffers and serves one thread at a time.
         self._local = threading.local()
 
@@ -53,11 +75,10 @@ class OpenVinoEngine:
         return results["low_res_logits"].copy(), results["predicted_iou"].copy()
 
 
-def _compile(core: ov.Core, path: Path, threads: int) -> ov.CompiledModel:
+def _compile(core: ov.Core, path: Path, precision: str, threads: int) -> ov.CompiledModel:
     config = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Its own default is bfloat16 on CPUs that have the units.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
     }
     try:

@@ -38,6 +38,8 @@ class ModelSpec:
         pixel_std: standard deviation of R, G and B, 0 to 255.
         embedding_shapes: shape of each encoder output, by name.
         folder: where `encoder.onnx` and `decoder.onnx` are.
+        architecture: one of `architectures.ARCHITECTURES` if it was imported from a
+            checkpoint, whose parameters are then in the folder, too.
     """
 
     name: str
@@ -50,11 +52,17 @@ class ModelSpec:
     pixel_std: tuple[float, float, float]
     embedding_shapes: dict[str, tuple[int, ...]]
     folder: Path
+    architecture: str | None = None
 
     @property
     def embedding_bytes(self) -> int:
         """Memory of one embedding as it is stored, in float16."""
         return sum(2 * math.prod(shape) for shape in self.embedding_shapes.values())
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the model's files: what the weights take in memory, about."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
 
     @property
     def encoder(self) -> Path:
@@ -92,6 +100,7 @@ def read_spec(folder: Path) -> ModelSpec:
                 for name, shape in data["embedding"].items()
             },
             folder=folder,
+            architecture=data.get("architecture"),
         )
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror}") from error

@@ -65,14 +65,31 @@ def read_architecture(name: str) -> Architecture:
     """Return the architecture `name`, one of `ARCHITECTURES`."""
     with zipfile.ZipFile(_GRAPHS / f"{name}.zip") as archive:
         files = {info.filename: archive.read(info) for info in archive.infolist()}
-    weights = {
-        file: [
-            Parameter(parameter, tuple(place["shape"]), place["offset"])
-            for parameter, place in parameters.items()
-        ]
-        for file, parameters in json.loads(files["parameters.json"]).items()
+    return Architecture(name, files, _parameters(files["parameters.json"]))
+
+
+def read_weights(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the parameters of a model folder by name, mapped from its files.
+
+    Changes to the arrays do not reach the files.
+    """
+    return {
+        parameter.name: np.memmap(
+            folder / file, "<f4", mode="c", offset=parameter.offset, shape=parameter.shape
+        )
+        for file, parameters in _parameters((folder / "parameters.json").read_bytes()).items()
+        for parameter in parameters
     }
-    return Architecture(name, files, weights)
+
+
+def _parameters(content: bytes) -> dict[str, list[Parameter]]:
+    return {
+        file: [
+            Parameter(name, tuple(place["shape"]), place["offset"])
+            for name, place in parameters.items()
+        ]
+        for file, parameters in json.loads(content).items()
+    }
 
 
 def recognise(tensors: Tensors) -> Architecture:

@@ -82,9 +82,8 @@ def _list(model_dir: Path) -> None:
     print(row.format("NAME", "STATE", "MIB", "LICENCE", "TITLE"))
     specs = find_models(model_dir)
     for spec in specs.values():
-        size_bytes = sum(path.stat().st_size for path in spec.folder.iterdir())
         state = "bundled" if spec.folder.parent == BUNDLED else "ready"
-        print(row.format(spec.name, state, _mib(size_bytes), spec.licence, spec.title))
+        print(row.format(spec.name, state, _mib(spec.file_bytes), spec.licence, spec.title))
     for entry in CATALOGUE.values():
         if entry.name not in specs:
             size = _mib(entry.size_bytes)

@@ -92,6 +92,8 @@ class WorkerProcess:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin
+    process.stdin.close()  # the worker's watch on its parent ends as well
     process.terminate()
     try:
         await asyncio.wait_for(process.wait(), _STOP_S)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter import brush
 
-from gateway_support import LEGACY_TOKEN, recorded
+from gateway_support import LEGACY_TOKEN, jpeg, recorded
 from support import DATA
 
 RECORDINGS = sorted(path.stem for path in (DATA / "label-studio").glob("*.json"))
@@ -36,6 +36,14 @@ EMPTY = [
     and not any(prompt.get("is_positive", True) for prompt in context_of(name)["result"])
 ]
 INTERACTIVE = [name for name in PREDICT if name not in [*BATCH, *EMPTY]]
+
+
+@pytest.fixture
+def label_studio(label_studio, request):
+    """A Label Studio whose photo has something in each of the recorded rectangles."""
+    if "ui_two_rectangles" in request.node.name:
+        label_studio.files["18d1a805-a.jpg"] = jpeg("groceries.jpg", (1024, 683))
+    return label_studio
 
 
 async def replay(client, request, **headers):

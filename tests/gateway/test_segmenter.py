@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from gateway_support import click, key_point
+from gateway_support import click, key_point, recorded
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
 
@@ -192,6 +192,17 @@ async def test_only_a_single_click_gets_candidates_and_the_best_is_taken(client,
     point = worker.decodes[0].prompts[0].points[0]
     assert (point.x, point.y) == (2, 1.5)
     assert worker.decodes[2].prompts[0].box == pb.Box(x_min=0, y_min=0, x_max=2, y_max=3)
+
+
+async def test_two_rectangles_are_two_prompts_and_two_regions(client, worker):
+    body = recorded("ui_two_rectangles")["body"]
+    body["tasks"][0]["data"]["image"] = IMAGE
+
+    regions = (await (await client.post("/predict", json=body)).json())["results"][0]["result"]
+
+    (request,) = worker.decodes
+    assert [prompt.HasField("box") for prompt in request.prompts] == [True, True]
+    assert len({region["id"] for region in regions}) == 2
 
 
 async def test_a_click_beside_rectangles_is_answered_in_the_order_of_the_objects(client, worker):

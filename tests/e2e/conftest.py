@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from e2e import label_studio as ls
-from e2e.editor import LABEL_CONFIG, Editor, OpenTask, Screenshot
+from e2e.editor import LABEL_CONFIG, Editor
+from e2e.fixtures import NewProject, OpenEditor, OpenTask, Screenshot, StartGateway
 from e2e.gateway import Gateway
 from sam_client import SamClient
 
@@ -84,7 +85,7 @@ def access_token(label_studio: ls.LabelStudio) -> str:
 
 
 @pytest.fixture
-def start_gateway(logs: Path, label_studio: ls.LabelStudio) -> Iterator[Callable[..., Gateway]]:
+def start_gateway(logs: Path, label_studio: ls.LabelStudio) -> Iterator[StartGateway]:
     """Start gateways with settings of the test's own."""
     gateways: list[Gateway] = []
 
@@ -129,23 +130,49 @@ def browser(terminable: None) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_task(
-    browser: Browser, label_studio: ls.LabelStudio, gateway: Gateway, request: pytest.FixtureRequest
-) -> Iterator[OpenTask]:
-    """Open tasks in browser windows without history; the projects are deleted at the end."""
+def new_project(
+    label_studio: ls.LabelStudio, request: pytest.FixtureRequest
+) -> Iterator[NewProject]:
+    """Make projects, which are deleted at the end."""
     with ExitStack() as stack:
 
-        def open_task(image: Path, backend: ls.Backend | None = None) -> Editor:
-            project_id = label_studio.create_project(request.node.name[:50], LABEL_CONFIG)
-            stack.callback(label_studio.delete_project, project_id)
-            task_id = label_studio.upload(project_id, image)
-            backend_id = label_studio.connect(project_id, backend or ls.Backend(gateway.url))
+        def create(label_config: str = LABEL_CONFIG) -> ls.Project:
+            project = label_studio.create_project(request.node.name[:50], label_config)
+            stack.callback(project.delete)
+            return project
+
+        yield create
+
+
+@pytest.fixture
+def open_editor(
+    browser: Browser, label_studio: ls.LabelStudio, gateway: Gateway
+) -> Iterator[OpenEditor]:
+    """Open tasks in browser windows without history."""
+    with ExitStack() as stack:
+
+        def open_editor(
+            project: ls.Project, task_id: int, backend: ls.Backend | None = None
+        ) -> Editor:
+            backend_id = project.connect(backend or ls.Backend(gateway.url))
             context = stack.enter_context(browser.new_context(viewport=VIEWPORT))
             for name, value in label_studio.cookies.items():
                 context.add_cookies([{"name": name, "value": value, "url": label_studio.url}])
-            return Editor(context.new_page(), label_studio.url, project_id, task_id, backend_id)
+            url = f"{label_studio.url}/projects/{project.id}/data?task={task_id}"
+            return Editor(context.new_page(), url, task_id, backend_id)
 
-        yield open_task
+        yield open_editor
+
+
+@pytest.fixture
+def open_task(new_project: NewProject, open_editor: OpenEditor) -> OpenTask:
+    """Upload an image to a new project and open it."""
+
+    def open_task(image: Path, backend: ls.Backend | None = None) -> Editor:
+        project = new_project()
+        return open_editor(project, project.upload_task(image), backend)
+
+    return open_task
 
 
 @pytest.fixture(scope="session")

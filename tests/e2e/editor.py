@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from e2e.label_studio import Backend
+import numpy as np
+
 from e2e.masks import Pixels, pixels
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LABEL_ROW: dict[Tool, int] = {"key-point-tool": 1, "rectangle-tool": 2}
 # What an annotator's project holds; brush regions take the masks, and are no prompts.
 LABEL_CONFIG = """
 <View>
-  <Image name="image" value="$image"/>
+  <Image name="image" value="$image" rotateControl="true"/>
   <BrushLabels name="mask" toName="image" smart="false">
     <Label value="Dog" background="#ff0000"/>
     <Label value="Thing" background="#0000ff"/>
@@ -49,6 +49,18 @@ _IMAGE_IS_SHOWN = """() => {
 }"""
 
 
+# Turned, the image is as high as the canvas and at its left.
+_IMAGE_IS_TURNED = """() => {
+  const box = document.querySelector(".konvajs-content").getBoundingClientRect();
+  const image = [...document.images].find((image) => image.src.startsWith("blob:"));
+  return Math.abs(box.width / box.height - image.naturalWidth / image.naturalHeight) > 0.02;
+}"""
+_IMAGE_RATIO = """() => {
+  const image = [...document.images].find((image) => image.src.startsWith("blob:"));
+  return image.naturalHeight / image.naturalWidth;
+}"""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What Label Studio asked the gateway after a prompt, and the regions it got."""
@@ -60,14 +72,14 @@ class Answer:
 class Editor:
     """One task in the browser. Coordinates are percent of the image's width and height."""
 
-    def __init__(
-        self, page: Page, label_studio: str, project_id: int, task_id: int, backend_id: int
-    ) -> None:
+    def __init__(self, page: Page, url: str, task_id: int, backend_id: int) -> None:
         """Open a task and switch Auto-Annotation on."""
         self.page = page
         self.task_id = task_id
+        self._auto_accept = False
+        self._turned = False
         self._backend_id = backend_id
-        page.goto(f"{label_studio}/projects/{project_id}/data?task={task_id}")
+        page.goto(url)
         page.wait_for_function(_IMAGE_IS_SHOWN)
         self._toggle("bottombar-auto-annotation-toggle").click()
         self._smart_tools.first.wait_for()
@@ -95,6 +107,22 @@ class Editor:
             self.page.mouse.up()
         return answer()
 
+    def switch_auto_accept_on(self) -> None:
+        """Let suggestions become regions at once."""
+        self._toggle("bottombar-auto-accept-toggle").click()
+        self._auto_accept = True
+
+    def turn_right(self) -> None:
+        """Turn the view by 90 degrees, clockwise."""
+        self.page.locator("button[aria-label=rotate-right]").click()
+        self.page.wait_for_function(_IMAGE_IS_TURNED)
+        self._turned = True
+
+    def turn_page(self) -> None:
+        """Go to the next image of a task with several."""
+        self.page.locator(".lsf-pagination__btn_arrow-right").first.click()
+        self.page.wait_for_function(_IMAGE_IS_SHOWN)
+
     def accept(self) -> None:
         """Accept all suggestions."""
         button = self._by_test_id("bottombar-accept-suggestions-button")
@@ -108,8 +136,11 @@ class Editor:
         assert response.value.status == 201, response.value.text()
 
     def canvas(self) -> Pixels:
-        """Return what the image area shows now."""
-        return pixels(self._canvas.screenshot())
+        """Return what the image area shows now, upright."""
+        shown = pixels(self._canvas.screenshot())
+        if not self._turned:
+            return shown
+        return np.rot90(shown[:, : round(len(shown) * self._ratio())])
 
     def regions(self) -> list[str]:
         """Return the texts of the list of regions."""
@@ -139,7 +170,16 @@ class Editor:
     def _on_screen(self, x: float, y: float) -> tuple[float, float]:
         box = self._canvas.bounding_box()
         assert box
-        return box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y / 100
+        width, height = box["width"], box["height"]
+        if self._turned:
+            x, y = 100 - y, x
+            width = height * self._ratio()
+        return box["x"] + width * x / 100, box["y"] + height * y / 100
+
+    def _ratio(self) -> float:
+        """Return the image's height as a part of its width."""
+        ratio: float = self.page.evaluate(_IMAGE_RATIO)
+        return ratio
 
     def _by_test_id(self, test_id: str) -> Locator:
         return self.page.locator(f"[data-testid={test_id}]")
@@ -161,22 +201,10 @@ class Editor:
         assert "errors" not in body, body
         data = body["data"]
         regions = data["result"] if data else []
-        if regions:
+        if regions and not self._auto_accept:
             self._by_test_id("bottombar-accept-suggestions-button").wait_for()
         asked: Any = response.request.post_data_json
         return Answer(asked["context"]["result"], regions)
-
-
-class OpenTask(Protocol):
-    """Makes a project with one image and opens it in the browser."""
-
-    def __call__(self, image: Path, backend: Backend | None = None) -> Editor: ...
-
-
-class Screenshot(Protocol):
-    """Saves a picture of the whole screen, if pictures are wanted."""
-
-    def __call__(self, editor: Editor, name: str) -> None: ...
 
 
 def _stores_annotation(response: Response) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import httpx
 
 from e2e.processes import ServerProcess, free_port
+from support import IMAGES
 
 USER = "annotator@example.com"
 PASSWORD = "a password of the tests"
@@ -21,6 +24,8 @@ _ENVIRONMENT = {
     "SSRF_PROTECTION_ENABLED": "false",
     "SENTRY_DSN": "",
     "COLLECT_ANALYTICS": "false",
+    "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+    "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(IMAGES),
 }
 
 
@@ -97,46 +102,81 @@ class LabelStudio:
         token: str = self.call("POST", "/api/token/")["token"]
         return token
 
-    def create_project(self, title: str, label_config: str) -> int:
-        project = {"title": title, "label_config": label_config, "show_collab_predictions": False}
-        project_id: int = self.call("POST", "/api/projects/", json=project)["id"]
-        return project_id
+    def create_project(self, title: str, label_config: str) -> Project:
+        """Make a project with the settings that Label Studio proposes."""
+        project = {"title": title, "label_config": label_config}
+        return Project(self, self.call("POST", "/api/projects/", json=project)["id"])
 
-    def delete_project(self, project_id: int) -> None:
-        self.call("DELETE", f"/api/projects/{project_id}/")
-
-    def upload(self, project_id: int, image: Path) -> int:
-        """Upload an image as a task; return the task's id."""
-        path = f"/api/projects/{project_id}/import?commit_to_project=true"
-        self.call("POST", path, files={"file": (image.name, image.read_bytes())})
-        return self._newest_task(project_id)
-
-    def import_task(self, project_id: int, data: dict[str, object]) -> int:
-        """Import a task by its data; return its id."""
-        self.call("POST", f"/api/projects/{project_id}/import?commit_to_project=true", json=[data])
-        return self._newest_task(project_id)
-
-    def connect(self, project_id: int, backend: Backend) -> int:
-        """Add an interactive backend to a project; return its id.
-
-        Raises httpx.HTTPStatusError if Label Studio cannot use it.
-        """
-        settings = {"url": backend.url, "project": project_id, "title": "sam"}
-        settings |= {"is_interactive": True}
-        if backend.user:
-            settings |= {"auth_method": "BASIC_AUTH", "basic_auth_user": backend.user}
-            settings |= {"basic_auth_pass": backend.password}
-        added = self.call("POST", "/api/ml/", json=settings)
-        assert added["state"] == "CO", added
-        backend_id: int = added["id"]
-        return backend_id
+    @contextmanager
+    def legacy_token(self) -> Iterator[str]:
+        """Allow legacy tokens, which are off by default, for a while; yield the user's."""
+        settings = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+        self.call("POST", "/api/jwt/settings", json=settings)
+        try:
+            token: str = self.call("GET", "/api/current-user/token")["token"]
+            yield token
+        finally:
+            settings["legacy_api_tokens_enabled"] = False
+            self.call("POST", "/api/jwt/settings", json=settings)
 
     def annotations(self, task_id: int) -> list[list[dict[str, Any]]]:
         """Return the regions of each annotation of a task."""
         annotations = self.call("GET", f"/api/tasks/{task_id}/annotations/")
         return [annotation["result"] for annotation in annotations]
 
-    def _newest_task(self, project_id: int) -> int:
-        tasks = self.call("GET", f"/api/tasks?project={project_id}")["tasks"]
+
+@dataclass(frozen=True)
+class Project:
+    """A project of Label Studio."""
+
+    _server: LabelStudio
+    id: int
+
+    def delete(self) -> None:
+        self._server.call("DELETE", f"/api/projects/{self.id}/")
+
+    def upload_task(self, image: Path) -> int:
+        """Upload an image as a task; return the task's id."""
+        self._upload(image, commit=True)
+        return self._newest_task()
+
+    def upload(self, image: Path) -> str:
+        """Upload an image without making a task of it; return what tasks refer to it by."""
+        upload_id = self._upload(image, commit=False)["file_upload_ids"][0]
+        file: str = self._server.call("GET", f"/api/import/file-upload/{upload_id}")["file"]
+        return f"/data/{file}"
+
+    def import_task(self, data: Mapping[str, object]) -> int:
+        """Import a task by its data; return its id."""
+        path = f"/api/projects/{self.id}/import?commit_to_project=true"
+        self._server.call("POST", path, json=[data])
+        return self._newest_task()
+
+    def add_local_files(self, folder: Path) -> None:
+        """Let tasks refer to files of a folder of Label Studio's machine."""
+        storage = {"project": self.id, "path": str(folder), "use_blob_urls": True}
+        self._server.call("POST", "/api/storages/localfiles", json=storage)
+
+    def connect(self, backend: Backend) -> int:
+        """Add an interactive backend; return its id.
+
+        Raises httpx.HTTPStatusError if Label Studio cannot use it.
+        """
+        settings = {"url": backend.url, "project": self.id, "title": "sam"}
+        settings |= {"is_interactive": True}
+        if backend.user:
+            settings |= {"auth_method": "BASIC_AUTH", "basic_auth_user": backend.user}
+            settings |= {"basic_auth_pass": backend.password}
+        added = self._server.call("POST", "/api/ml/", json=settings)
+        assert added["state"] == "CO", added
+        backend_id: int = added["id"]
+        return backend_id
+
+    def _upload(self, image: Path, *, commit: bool) -> Any:
+        path = f"/api/projects/{self.id}/import?commit_to_project={str(commit).lower()}"
+        return self._server.call("POST", path, files={"file": (image.name, image.read_bytes())})
+
+    def _newest_task(self) -> int:
+        tasks = self._server.call("GET", f"/api/tasks?project={self.id}")["tasks"]
         newest: int = max(task["id"] for task in tasks)
         return newest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
@@ -37,23 +37,36 @@ def contains(mask: Mask, x: float, y: float) -> bool:
     return bool(mask[int(y * height / 100), int(x * width / 100)])
 
 
-def resized(mask: Mask, like: Mask) -> Mask:
-    """Scale a mask to the shape of another, nearest neighbour."""
-    height, width = like.shape
-    image = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(image)
-
-
 def pixels(png: bytes) -> Pixels:
     """Decode a screenshot; uint8 (H, W, 3) RGB."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def tinted(before: Pixels, after: Pixels, colour: tuple[int, int, int]) -> Mask:
-    """Find the pixels that moved at least a third of the way to a colour; bool (H, W)."""
+    """Find the pixels into which a colour was mixed, about half or more of it; bool (H, W).
+
+    Masks are; the inside of a prompt's rectangle, to a third, and the dark buttons on the
+    canvas are not.
+    """
     way = np.array(colour, np.float64) - before
     moved = after.astype(np.float64) - before
     # The part of `moved` along `way`, as a share of it; a pixel of that colour cannot move.
     share = (moved * way).sum(axis=2) / np.maximum((way * way).sum(axis=2), 1.0)
-    tint: Mask = share > 1 / 3
+    astray = np.abs(moved - share[:, :, None] * way).max(axis=2)
+    tint: Mask = (share > 0.45) & (astray < 30)
     return tint
+
+
+def assert_shows(tint: Mask, mask: Mask) -> None:
+    """Check that a tint on the screen is that of a mask of the image.
+
+    Left aside is the rim, which Label Studio draws some pixels broader. A tenth of the inside may
+    be covered by the buttons that go with a suggestion; outside there may be a rectangle's lines.
+    """
+    height, width = tint.shape
+    shown = Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.NEAREST)
+    inside = tint[np.asarray(shown.filter(ImageFilter.MinFilter(5))) > 0]
+    outside = tint[np.asarray(shown.filter(ImageFilter.MaxFilter(9))) == 0]
+    assert inside.size, "the mask has no inside"
+    assert inside.mean() > 0.9, f"{inside.mean():.1%} of the inside of the mask is coloured"
+    assert outside.mean() < 0.02, f"{outside.mean():.1%} of the outside of the mask is coloured"

@@ -20,8 +20,7 @@ def start_worker() -> Iterator[Callable[..., WorkerProcess]]:
 
     yield start
     for worker in workers:
-        if worker.process.poll() is None:
-            worker.stop()
+        worker.stop()
 
 
 @pytest.fixture(scope="session")

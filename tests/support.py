@@ -69,7 +69,7 @@ class WorkerProcess:
         return matches[0][1]
 
     def stop(self) -> int:
-        """Ask it to stop and return its exit status."""
+        """Ask it to stop, if it has not ended, and return its exit status."""
         self.process.terminate()
         status = self.process.wait(timeout=30)
         self._reader.join()

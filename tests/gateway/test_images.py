@@ -369,6 +369,13 @@ async def test_a_token_that_is_refused_is_told(label_studio, open_fetcher, token
     assert [path for path, _ in label_studio.requests].count(UPLOAD) <= 1  # no use in trying again
 
 
+async def test_what_label_studio_gives_to_everybody_needs_no_token(label_studio, open_fetcher):
+    label_studio.authorized = lambda header: header is None
+    opened = open_fetcher(label_studio_url=label_studio.url)
+
+    assert await opened.fetch(UPLOAD)
+
+
 async def test_the_token_goes_to_label_studio_alone(
     label_studio, open_fetcher, elsewhere, unused_tcp_port
 ):

@@ -48,6 +48,20 @@ async def test_a_worker_that_dies_is_started_again(open_gateway, label_studio, c
     assert not is_running(second)
 
 
+async def test_a_worker_that_does_not_stop_is_killed(open_gateway, monkeypatch, caplog):
+    monkeypatch.setattr("sam_gateway.worker_process._STOP_S", 0.1)
+    client = await open_gateway()
+    body = click("data:,no image", key_point(1, 1, size=(9, 9)))
+    assert (await client.post("/predict", json=body)).status == 422  # by the worker: it is up
+    pid = client.app[WORKER_PROCESS].pid
+    os.kill(pid, signal.SIGSTOP)  # it hears nothing any more
+
+    await client.close()
+
+    assert f"worker_killed pid={pid}" in caplog.text
+    assert not is_running(pid)
+
+
 async def test_a_worker_that_cannot_start_does_not_keep_the_gateway_down(
     open_gateway, monkeypatch, caplog
 ):

@@ -26,6 +26,16 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_HEADER_SIGNATURE = b"PK\x03\x04"
 _CRC_CHUNK_BYTES = 16 << 20
 
+# What zipfile raises over damaged archives.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+    struct.error,
+)
+
 
 class CheckpointError(ModelFileError):
     """A file is not a checkpoint, damaged, or of a model that is not supported."""
@@ -34,22 +44,22 @@ class CheckpointError(ModelFileError):
 def read_checkpoint(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the tensors of a checkpoint by name, read-only and mapped from the file.
 
-    Nothing is read but what is looked at, so that a checkpoint may be larger than memory.
-    The file must not change as long as the arrays are used.
+    All of it is read once, to check it, and nothing kept, so that a checkpoint may be larger
+    than memory. The file must not change as long as the arrays are used.
 
     Raises:
         CheckpointError: the file is not one, is damaged, or holds more than tensors.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        start = file.read(64)
-        if not zipfile.is_zipfile(file):
-            raise CheckpointError(f"{path}: {_what_it_is(start)}")
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            if not zipfile.is_zipfile(file):
+                raise CheckpointError(f"{path}: {_what_it_is(start)}")
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, memory)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, PickleError) as error:
+    except (PickleError, *_ZIP_ERRORS) as error:
         raise CheckpointError(f"{path}: is not a sound checkpoint: {error}") from error
 
 

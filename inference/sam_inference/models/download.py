@@ -51,8 +51,7 @@ def download(
         _lock(file, path)
         try:
             if file.tell() > size_bytes:
-                file.truncate(0)  # not a part of the wanted file
-                file.seek(0)
+                _clear(file)  # not a part of the wanted file
             _fetch(url, file, size_bytes, progress)
         except BaseException:
             if not file.tell():
@@ -95,18 +94,23 @@ def _receive(url: str, file: BinaryIO, size_bytes: int, progress: Progress) -> N
     """Append what one request brings."""
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+    opener = urllib.request.build_opener()  # with the proxies of the environment as it is now
+    with opener.open(request, timeout=_TIMEOUT_S) as response:
         if start and response.status == http.HTTPStatus.PARTIAL_CONTENT:
             resumed = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if not resumed or int(resumed[1]) != start:
                 raise DownloadError(f"{url}: the server answered with another range")
         else:
-            file.truncate(0)  # the server has no ranges, so that this is the whole file
-            file.seek(0)
+            _clear(file)  # the server has no ranges, so that this is the whole file
         while chunk := response.read(_CHUNK_BYTES):
             if file.tell() + len(chunk) > size_bytes:
-                file.truncate(0)
+                _clear(file)
                 raise DownloadError(f"{url}: has more than the {size_bytes} bytes expected")
             file.write(chunk)
             progress(file.tell(), size_bytes)
         file.flush()
+
+
+def _clear(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()

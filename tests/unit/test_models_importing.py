@@ -1,0 +1,164 @@
+"""A checkpoint becomes a model folder, complete or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sam_inference.models import ModelFileError, find_models, read_spec
+from sam_inference.models.architectures import (
+    ARCHITECTURES,
+    read_architecture,
+    read_weights,
+    recognise,
+)
+from sam_inference.models.checkpoint import CheckpointError
+from sam_inference.models.importing import import_checkpoint, verify_model
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state dict with the names and shapes of mobile_sam.pt, and what that has besides."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = read_architecture("mobile_sam").shapes
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return state | {
+        "image_encoder.norm_head.weight": torch.ones(320),
+        "image_encoder.head.weight": torch.ones(1000, 320),
+        "image_encoder.patch_embed.seq.0.bn.num_batches_tracked": torch.tensor(1),
+    }
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(state, name="checkpoint.pt"):
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def test_a_checkpoint_becomes_a_model_that_is_found(state, save, tmp_path):
+    spec = import_checkpoint(save(state), tmp_path / "models")
+
+    assert spec == find_models(tmp_path / "models")["mobile_sam"]
+    assert spec.architecture == "mobile_sam"
+    assert spec.embedding_shapes == {"image_embedding": (1, 256, 64, 64)}
+    for name, values in read_weights(spec.folder).items():
+        np.testing.assert_array_equal(values, state[name].numpy())
+    verify_model(spec)
+
+
+def test_weights_of_other_precisions_become_float32(state, save, tmp_path):
+    halves = {name: tensor.half() for name, tensor in state.items()}
+
+    spec = import_checkpoint(save(halves), tmp_path / "models")
+
+    name = "mask_decoder.iou_token.weight"
+    np.testing.assert_array_equal(read_weights(spec.folder)[name], halves[name].float().numpy())
+
+
+def test_checkpoints_of_one_architecture_stand_side_by_side(state, save, tmp_path):
+    path = save(state)
+
+    import_checkpoint(path, tmp_path / "models")
+    import_checkpoint(path, tmp_path / "models", name="cells-2")
+
+    models = find_models(tmp_path / "models")
+    assert {"mobile_sam", "cells-2"} <= set(models)
+    assert models["cells-2"].title == "cells-2 (MobileSAM)"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "x" * 65, "a b"])
+def test_a_name_that_is_no_plain_folder_is_refused(state, save, tmp_path, name):
+    path = save(state)
+    if name:
+        with pytest.raises(ModelFileError, match="cannot be used"):
+            import_checkpoint(path, tmp_path / "models", name=name)
+
+
+def test_a_name_that_is_taken_is_refused(state, save, tmp_path):
+    path = save(state)
+    import_checkpoint(path, tmp_path / "models")
+
+    with pytest.raises(ModelFileError, match="exists already"):
+        import_checkpoint(path, tmp_path / "models")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_is_known_by_its_tensors_whatever_the_file_is_called(architecture):
+    shapes = read_architecture(architecture).shapes
+    # Virtual arrays, since the largest would take 2.5 GB.
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+
+    assert recognise(tensors).name == architecture
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+NECK = "image_encoder.neck.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: without(state, NECK), f"{NECK} is missing"),
+        (
+            lambda state: state | {NECK: torch.ones(256, 768, 1, 1)},
+            rf"{NECK} has the shape \(256, 768, 1, 1\), not \(256, 320, 1, 1\)",
+        ),
+        (
+            lambda state: state | {NECK: torch.ones(256, 320, 1, 1).int()},
+            f"{NECK} holds int32",
+        ),
+        (
+            lambda state: state | {"mask_decoder.hf_token.weight": torch.ones(1, 256)},
+            "mask_decoder.hf_token.weight is not part of it",
+        ),
+        (
+            lambda state: state | {NECK: torch.full((256, 320, 1, 1), float("nan"))},
+            "not finite",
+        ),
+        (lambda state: {"model": state}, "'model' is not a tensor"),
+        (lambda state: {}, "is missing; .* and .* more"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_and_leaves_nothing(
+    state, save, tmp_path, change, message
+):
+    path = save(change(state))
+
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(path, tmp_path / "models")
+
+    assert not list(tmp_path.glob("models/*"))
+
+
+def test_a_swapped_checkpoint_is_refused(state, save, tmp_path):
+    with pytest.raises(CheckpointError, match="is a checkpoint of mobile_sam, not of sam_vit_b"):
+        import_checkpoint(save(state), tmp_path / "models", expected="sam_vit_b")
+
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_changed_file_is_found_by_verify(state, save, tmp_path):
+    spec = import_checkpoint(save(state), tmp_path / "models")
+    with (spec.folder / "decoder.weights").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x01")
+
+    with pytest.raises(ModelFileError, match=r"decoder\.weights: has changed since the import"):
+        verify_model(spec)
+
+
+def test_a_model_folder_says_where_it_comes_from(state, save, tmp_path):
+    spec = import_checkpoint(save(state, "fine-tuned.pt"), tmp_path / "models")
+
+    data = json.loads((spec.folder / "model.json").read_text())
+
+    assert data["checkpoint"] == "fine-tuned.pt"
+    assert set(data["files"]) == {path.name for path in spec.folder.iterdir()} - {"model.json"}
+    assert read_spec(spec.folder) == spec

@@ -17,7 +17,7 @@ suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUF
 "$cc" -std=c11 -g -O1 -ffp-contract=off -fno-omit-frame-pointer -fPIC -shared \
 	-fsanitize=address,undefined -fno-sanitize-recover=all \
 	-Wall -Wextra -Wpedantic -Wconversion -Werror -isystem "$include" \
-	"$root"/inference/sam_core/{_native,kernels}.c -o "$build/sam_core/_native$suffix"
+	"$root"/inference/sam_core/*.c -o "$build/sam_core/_native$suffix"
 
 # CPython keeps memory until the end, so leaks are left to tests/isolated, which count it and
 # limit it as the sanitizer cannot have it.

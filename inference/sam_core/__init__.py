@@ -23,6 +23,7 @@ from sam_core._arguments import (
     check_channels,
     check_counts,
     check_float,
+    check_pixels,
     check_side,
     check_size,
 )
@@ -39,6 +40,7 @@ except ImportError:
 
 __all__ = [
     "Mask",
+    "Polygon",
     "brush_rle",
     "brush_rle_json",
     "coco_counts",
@@ -48,6 +50,8 @@ __all__ = [
     "mask_from_logits",
     "normalize_and_pad",
     "packed_bits",
+    "polygons",
+    "remove_small_regions",
 ]
 
 
@@ -71,6 +75,26 @@ class Mask:
     area: int
     box: tuple[int, int, int, int]
     stability_score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polygon:
+    """The outline of one part of a mask, along the edges of its pixels.
+
+    Rings are float32 (N, 2), N at least 4: the corners (x, y) in pixels, 0 to width and height,
+    each once, without those on straight lines. The outline goes clockwise as seen on screen and
+    holes the other way round. A ring never touches itself; two may meet in single points, as
+    simple features allow it (a valid polygon of GEOS and others).
+
+    Attributes:
+        exterior: the ring around the part.
+        holes: the rings around its holes.
+        area: pixels of the part, its holes not counted.
+    """
+
+    exterior: NDArray[np.float32]
+    holes: tuple[NDArray[np.float32], ...]
+    area: int
 
 
 def normalize_and_pad(
@@ -241,6 +265,76 @@ def packed_bits(counts: NDArray[np.uint32], height: int, width: int) -> bytes:
         ValueError: `counts` are not the run lengths of height * width pixels.
     """
     return _kernels.packed_bits(*check_counts(counts, height, width))
+
+
+def remove_small_regions(
+    counts: NDArray[np.uint32],
+    height: int,
+    width: int,
+    *,
+    max_speck_pixels: int = 0,
+    max_hole_pixels: int = 0,
+) -> NDArray[np.uint32]:
+    """Fill the small holes of a mask, then drop its small parts.
+
+    Parts are 8-connected, as in `remove_small_regions` of the reference, and holes, accordingly,
+    4-connected. Unlike there, background that reaches the border is no hole. The largest part
+    stays, the first one of equals. Time and memory follow the numbers of runs and of rows.
+
+    Args:
+        counts: row-major run lengths, uint32 (R,).
+        height, width: of the mask.
+        max_speck_pixels: parts of so many pixels or fewer are dropped; 0 drops none.
+        max_hole_pixels: holes of so many pixels or fewer are filled; 0 fills none.
+
+    Returns:
+        Row-major run lengths, uint32, read-only.
+
+    Raises:
+        TypeError: an argument has another type or dtype.
+        ValueError: `counts` are not the run lengths of height * width pixels, or a limit is
+            below 0.
+    """
+    runs, height, width = check_counts(counts, height, width)
+    specks = check_pixels("max_speck_pixels", max_speck_pixels)
+    holes = check_pixels("max_hole_pixels", max_hole_pixels)
+    cleaned = _kernels.remove_small_regions(runs, height, width, specks, holes)
+    return np.frombuffer(cleaned, np.uint32)
+
+
+def polygons(counts: NDArray[np.uint32], height: int, width: int) -> list[Polygon]:
+    """Give the exact outlines of a mask: filled, they are its pixels and no others.
+
+    Parts are 4-connected: pixels that touch by a corner only are in different ones, unless
+    others connect them. The largest part comes first, of equals the upper left one. Time and
+    memory follow the numbers of runs and of rows.
+
+    Args:
+        counts: row-major run lengths, uint32 (R,).
+        height, width: of the mask.
+
+    Raises:
+        TypeError: an argument has another type or dtype.
+        ValueError: `counts` are not the run lengths of height * width pixels.
+    """
+    runs, *size = check_counts(counts, height, width)
+    points, rings, areas = (
+        np.frombuffer(array, np.uint32) for array in _kernels.polygons(runs, *size)
+    )
+    sizes, parts = rings.reshape(-1, 2).T
+    corners = points.reshape(-1, 2).astype(np.float32)
+    corners.flags.writeable = False
+    ends = np.cumsum(sizes)
+    outlines: list[list[NDArray[np.float32]]] = [[] for _ in areas]
+    for part, begin, end in zip(
+        parts.tolist(), (ends - sizes).tolist(), ends.tolist(), strict=True
+    ):
+        outlines[part].append(corners[begin:end])
+    found = [
+        Polygon(exterior, tuple(holes), area)
+        for (exterior, *holes), area in zip(outlines, areas.tolist(), strict=True)
+    ]
+    return sorted(found, key=lambda polygon: -polygon.area)
 
 
 def _check_brush_counts(

@@ -56,6 +56,22 @@ def check_side(name: str, value: object) -> int:
     return side
 
 
+def check_pixels(name: str, value: object) -> int:
+    """Give `value` as an int, at most MAX_PIXELS - 1, once it is a whole number from 0.
+
+    Raises:
+        TypeError: `value` is no whole number.
+        ValueError: it is below 0.
+    """
+    try:
+        pixels = operator.index(value)  # type: ignore[arg-type]  # what it raises is the check
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
+    if pixels < 0:
+        raise ValueError(f"{name}: expected 0 or more, got {pixels}")
+    return min(pixels, MAX_PIXELS - 1)
+
+
 def check_size(name: str, value: object) -> tuple[int, int]:
     """Give `value` as (height, width) once it is two sides with at most MAX_PIXELS pixels.
 

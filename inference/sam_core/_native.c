@@ -1,4 +1,4 @@
-/* The Python face of kernels.c: takes buffers, checks them, gives bytes or fills arrays.
+/* The Python face of kernels.h: takes buffers, checks them, gives bytes or fills arrays.
  *
  * sam_core/__init__.py checks arguments and names them for the user; the checks here keep memory
  * safe whoever calls. The functions and their meaning are those of _numpy.py. */
@@ -272,7 +272,7 @@ exit:
     return result;
 }
 
-/* The arguments that every encoding takes: counts, height, width. */
+/* The arguments that an encoding takes: counts, height, width. */
 static int
 parse_encoding(PyObject *args, Py_buffer *counts, Py_ssize_t *height, Py_ssize_t *width)
 {
@@ -427,6 +427,79 @@ exit:
     return result;
 }
 
+PyDoc_STRVAR(remove_small_regions_doc,
+             "remove_small_regions(counts, height, width, max_speck_pixels, max_hole_pixels, /)\n"
+             "--\n\n"
+             "Give the run lengths without small regions as bytes of uint32.");
+
+static PyObject *
+native_remove_small_regions(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *counts_object, *result = NULL;
+    Py_buffer counts = {0};
+    Py_ssize_t height, width, max_speck_pixels, max_hole_pixels;
+    Counts cleaned = {0};
+
+    if (!PyArg_ParseTuple(args, "Onnnn:remove_small_regions", &counts_object, &height, &width,
+                          &max_speck_pixels, &max_hole_pixels) ||
+        get_counts(counts_object, height, width, &counts) < 0) {
+        goto exit;
+    }
+    if (max_speck_pixels < 0 || max_speck_pixels >= UINT32_MAX || max_hole_pixels < 0 ||
+        max_hole_pixels >= UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "max_speck_pixels, max_hole_pixels: out of range");
+        goto exit;
+    }
+    PyThreadState *state = release_gil(counts.len);
+    int status =
+        remove_small_regions(counts.buf, (size_t)counts.shape[0], (size_t)height, (size_t)width,
+                             (uint32_t)max_speck_pixels, (uint32_t)max_hole_pixels, &cleaned);
+    acquire_gil(state);
+    if (status < 0) {
+        PyErr_NoMemory();
+        goto exit;
+    }
+    result = bytes_from_counts(&cleaned);
+
+exit:
+    free(cleaned.items);
+    PyBuffer_Release(&counts);
+    return result;
+}
+
+PyDoc_STRVAR(polygons_doc, "polygons(counts, height, width, /)\n--\n\n"
+                           "Give (points, rings, areas) as bytes of uint32.");
+
+static PyObject *
+native_polygons(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *result = NULL;
+    Py_buffer counts = {0};
+    Py_ssize_t height, width;
+    Counts points = {0}, rings = {0}, areas = {0};
+
+    if (parse_encoding(args, &counts, &height, &width) < 0) {
+        goto exit;
+    }
+    PyThreadState *state = release_gil(counts.len);
+    int status = polygons(counts.buf, (size_t)counts.shape[0], (size_t)height, (size_t)width,
+                          &points, &rings, &areas);
+    acquire_gil(state);
+    if (status < 0) {
+        PyErr_NoMemory();
+        goto exit;
+    }
+    result = Py_BuildValue("NNN", bytes_from_counts(&points), bytes_from_counts(&rings),
+                           bytes_from_counts(&areas));
+
+exit:
+    free(points.items);
+    free(rings.items);
+    free(areas.items);
+    PyBuffer_Release(&counts);
+    return result;
+}
+
 /* ---- module -------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -440,6 +513,8 @@ static PyMethodDef methods[] = {
     {"brush_rle_json", native_brush_rle_json, METH_VARARGS, brush_rle_json_doc},
     {"coco_counts", native_coco_counts, METH_VARARGS, coco_counts_doc},
     {"packed_bits", native_packed_bits, METH_VARARGS, packed_bits_doc},
+    {"remove_small_regions", native_remove_small_regions, METH_VARARGS, remove_small_regions_doc},
+    {"polygons", native_polygons, METH_VARARGS, polygons_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -4,6 +4,7 @@ Arguments are checked by the package's public functions. Run lengths and encodin
 bytes, run lengths as native uint32; sizes are (height, width).
 """
 
+import itertools
 import json
 
 import numpy as np
@@ -170,3 +171,147 @@ def coco_counts(counts: NDArray[np.uint32], height: int, width: int) -> bytes:
 def packed_bits(counts: NDArray[np.uint32], height: int, width: int) -> bytes:
     """Give the mask's bits in row-major order, most significant first, 0 at the end."""
     return np.packbits(_flat_mask(counts)).tobytes()
+
+
+def remove_small_regions(
+    counts: NDArray[np.uint32], height: int, width: int, max_speck_pixels: int, max_hole_pixels: int
+) -> bytes:
+    """Fill enclosed holes, then drop specks, of at most so many pixels; the largest part stays."""
+    y, begin, end = holes = _segments(counts, height, width, of_object=False)
+    roots = _roots(holes, width, corners=False)
+    pixels = np.bincount(roots, end - begin, y.size).astype(np.float64)
+    outside = (y == 0) | (y == height - 1) | (begin == 0) | (end == width)
+    pixels[roots[outside]] = np.inf
+    background = _fill(holes[:, pixels[roots] > max_hole_pixels], height, width)
+
+    filled = np.frombuffer(counts_from_mask(~background), np.uint32)
+    y, begin, end = specks = _segments(filled, height, width, of_object=True)
+    roots = _roots(specks, width, corners=True)
+    pixels = np.bincount(roots, end - begin, y.size).astype(np.float64)
+    if y.size > 0:
+        pixels[pixels.argmax()] = np.inf
+    return counts_from_mask(_fill(specks[:, pixels[roots] > max_speck_pixels], height, width))
+
+
+def polygons(counts: NDArray[np.uint32], height: int, width: int) -> tuple[bytes, bytes, bytes]:
+    """Give x and y of each point, the points and the part of each ring, the pixels of each part.
+
+    Outlines have the object on their right: they go up the left end of a segment, which is edge
+    2 * i, down the right one, 2 * i + 1, and along the lines between rows. Where two pixels touch
+    by their corners only, four edges meet: outlines part the background there if both pixels are
+    of one part, else they part the pixels. So none visits a corner twice.
+    """
+    parts = _segments(counts, height, width, of_object=True)
+    roots = _roots(parts, width, corners=False)
+    y, begin, end = parts.tolist()
+    following = _following_edges(y, begin, end, roots.tolist())
+
+    points: list[tuple[int, int]] = []
+    rings: list[tuple[int, int]] = []
+    areas: list[int] = []
+    number: dict[int, int] = {}  # of the part, by its root
+    pixels = np.bincount(roots, parts[2] - parts[1], roots.size)
+    x = np.stack([parts[1], parts[2]], axis=1).ravel().tolist()
+    traced = [False] * len(x)
+    for first in range(len(x)):
+        if traced[first]:
+            continue
+        root = int(roots[first // 2])
+        if first % 2 == 0:  # an outline; that of a hole begins with a right end
+            number[root] = len(areas)
+            areas.append(int(pixels[root]))
+        before, edge = len(points), first
+        while not traced[edge]:
+            traced[edge] = True
+            if x[edge] != x[following[edge]]:
+                line = y[edge // 2] + edge % 2
+                points += [(x[edge], line), (x[following[edge]], line)]
+            edge = following[edge]
+        rings.append((len(points) - before, number[root]))
+    return (
+        np.array(points, np.uint32).tobytes(),
+        np.array(rings, np.uint32).tobytes(),
+        np.array(areas, np.uint32).tobytes(),
+    )
+
+
+def _following_edges(y: list[int], begin: list[int], end: list[int], roots: list[int]) -> list[int]:
+    """Give the edge that follows each along its outline."""
+    # Both ends of each edge: line between rows, x, whether the edge lies below the line, and edge.
+    ends = [
+        (y[i] + 1 - below, (begin[i], end[i])[side], below, 2 * i + side)
+        for i in range(len(y))
+        for side in (0, 1)
+        for below in (0, 1)
+    ]
+    following = [0] * (2 * len(y))
+    along: tuple[int, int] | None = None  # where an outline came onto the line it goes along
+
+    def join(a: tuple[int, int], b: tuple[int, int]) -> None:
+        below, edge = a
+        if below == (edge % 2 == 0):  # the edge leads here
+            following[edge] = b[1]
+        else:
+            following[b[1]] = edge
+
+    for _, corner in itertools.groupby(sorted(ends), lambda entry: entry[:2]):
+        here = [entry[2:] for entry in corner]
+        if len(here) == 1:
+            if along is not None:
+                join(along, here[0])
+            along = None if along else here[0]
+        elif along is None:
+            join(here[0], here[1])
+        else:
+            upper, lower = here
+            one_part = roots[upper[1] // 2] == roots[lower[1] // 2]
+            if (upper[1] % 2 == 1) == one_part:
+                upper, lower = lower, upper
+            join(along, upper)
+            along = lower
+    return following
+
+
+def _segments(
+    counts: NDArray[np.uint32], height: int, width: int, *, of_object: bool
+) -> NDArray[np.int64]:
+    """Give the pieces of runs that lie within one row: y, first column, last one + 1; (3, N)."""
+    run_ends = np.cumsum(counts, dtype=np.int64)
+    ends = np.union1d(run_ends, np.arange(1, height + 1) * width)
+    begins = np.concatenate([[0], ends[:-1]])
+    run = np.searchsorted(run_ends, begins, side="right")
+    chosen = (begins < ends) & (run % 2 == of_object)
+    y = begins[chosen] // width
+    return np.stack([y, begins[chosen] - y * width, ends[chosen] - y * width])
+
+
+def _roots(segments: NDArray[np.int64], width: int, *, corners: bool) -> NDArray[np.intp]:
+    """Give the first segment of the component of each.
+
+    Components are 8-connected if `corners`, else 4-connected.
+    """
+    y, begin, end = segments
+    stride = width + 2  # nothing reaches from one row into another
+    first = np.searchsorted(y * stride + end, (y - 1) * stride + begin - corners, side="right")
+    last = np.searchsorted(y * stride + begin, (y - 1) * stride + end + corners, side="left")
+    parents = list(range(y.size))
+
+    def root(i: int) -> int:
+        while parents[i] != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        return i
+
+    for i, (a, b) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        for j in range(a, b):
+            ours, theirs = root(i), root(j)
+            parents[max(ours, theirs)] = min(ours, theirs)
+    return np.array([root(i) for i in range(y.size)], np.intp)
+
+
+def _fill(segments: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
+    """Give the mask of segments."""
+    mask = np.zeros((height, width), np.bool_)
+    for y, begin, end in segments.T.tolist():
+        mask[y, begin:end] = True
+    return mask

@@ -1,4 +1,5 @@
 /* The kernels of sam_core in plain C: no Python, no global state, arrays in and arrays out.
+ * Masks are made in masks.c, cleaned and outlined in regions.c, and encoded in encodings.c.
  *
  * _numpy.py is the definition: every kernel gives the same bits as the function of the same name
  * there. Callers have checked shapes and values; sizes are at least 1, sides at most 2**20 and
@@ -62,5 +63,14 @@ size_t coco_text(const uint32_t *counts, size_t size, char *text);
 
 /* `bits` has (pixels + 7) / 8 bytes, all 0. */
 void packed_bits(const uint32_t *counts, size_t size, uint8_t *bits);
+
+/* Fills holes, then drops specks, of at most so many pixels. */
+int remove_small_regions(const uint32_t *counts, size_t size, size_t height, size_t width,
+                         uint32_t max_speck_pixels, uint32_t max_hole_pixels, Counts *out);
+
+/* x and y of each point; the number of points and the part of each ring; the pixels of each part.
+ * Of a part, the outline comes before the holes. */
+int polygons(const uint32_t *counts, size_t size, size_t height, size_t width, Counts *points,
+             Counts *rings, Counts *areas);
 
 #endif

@@ -21,11 +21,18 @@ def succeed() -> None:
     _native.mask_from_logits(LOGITS, 256, SIZE, SIZE, 0.0, -1.0, 1.0)
     _native.counts_from_mask(MASK)
     _native.mask_from_counts_into(COUNTS, np.empty(SIZE, np.bool_))
+    _native.remove_small_regions(COUNTS, *SIZE, 3, 3)
     for encode in ENCODERS:
         encode(COUNTS, *SIZE)
 
 
-ENCODERS = (_native.brush_rle, _native.brush_rle_json, _native.coco_counts, _native.packed_bits)
+ENCODERS = (
+    _native.brush_rle,
+    _native.brush_rle_json,
+    _native.coco_counts,
+    _native.packed_bits,
+    _native.polygons,
+)
 
 FAILING = [
     (_native.normalize_and_pad_into, (IMAGE, ONES, ONES, FRAME[:2])),
@@ -39,6 +46,8 @@ FAILING = [
     (_native.counts_from_mask, (LOGITS,)),
     (_native.mask_from_counts_into, (COUNTS, MASK[:9])),
     (_native.mask_from_counts_into, (LOGITS, MASK)),
+    (_native.remove_small_regions, (COUNTS, *SIZE, 0, -1)),
+    (_native.remove_small_regions, (COUNTS, 256, 255, 0, 0)),
     *((encode, (COUNTS, 256, 255)) for encode in ENCODERS),
     *((encode, (COUNTS, 2**15, 2**15)) for encode in ENCODERS),
     *((encode, (np.array([1, 0, 65535], np.uint32), *SIZE)) for encode in ENCODERS),

@@ -24,6 +24,8 @@ calls = [
     (_native.brush_rle_json, (counts, 2000, 2000)),
     (_native.coco_counts, (counts, 2000, 2000)),
     (_native.packed_bits, (counts, 2000, 2000)),
+    (_native.remove_small_regions, (counts, 2000, 2000, 3, 3)),
+    (_native.polygons, (counts, 2000, 2000)),
 ]
 
 

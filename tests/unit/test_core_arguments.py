@@ -127,7 +127,16 @@ WRONG_RUNS = [
 
 @both_implementations
 @pytest.mark.parametrize(
-    "function", ["mask_from_counts", "brush_rle", "brush_rle_json", "coco_counts", "packed_bits"]
+    "function",
+    [
+        "mask_from_counts",
+        "brush_rle",
+        "brush_rle_json",
+        "coco_counts",
+        "packed_bits",
+        "polygons",
+        "remove_small_regions",
+    ],
 )
 @pytest.mark.parametrize(("counts", "height", "width", "error", "name"), WRONG_RUNS)
 def test_wrong_runs_are_refused_by_name(core, function, counts, height, width, error, name):
@@ -143,6 +152,16 @@ def test_masks_that_the_brush_format_cannot_count_are_refused(core, function):
 
     largest = getattr(core, function)(np.array([2**30 - 2**15], np.uint32), 2**15 - 1, 2**15)
     assert len(largest) > 0
+
+
+@both_implementations
+@pytest.mark.parametrize("name", ["max_speck_pixels", "max_hole_pixels"])
+@pytest.mark.parametrize(
+    ("value", "error"), [(1.0, TypeError), ("1", TypeError), (None, TypeError), (-1, ValueError)]
+)
+def test_wrong_limits_of_small_regions_are_refused_by_name(core, name, value, error):
+    with pytest.raises(error, match=rf"^{name}: expected"):
+        core.remove_small_regions(COUNTS, 2, 3, **{name: value})
 
 
 @both_implementations

@@ -84,9 +84,16 @@ HOSTILE = [
     ("mask_from_counts_into", (COUNTS, np.zeros((3, 3), np.bool_))),
     ("mask_from_counts_into", (np.array([2**32 - 1, 1, 6], np.uint32), MASK)),
     ("mask_from_counts_into", (COUNTS, b"000000")),
+    ("remove_small_regions", (COUNTS, 2, 3, 0)),
+    ("remove_small_regions", (COUNTS, 2, 3, -1, 0)),
+    ("remove_small_regions", (COUNTS, 2, 3, 0, 2**32 - 1)),
+    ("remove_small_regions", (COUNTS, 2, 3, 0, 2**64)),
+    ("remove_small_regions", (COUNTS, 2, 2, 0, 0)),
+    ("remove_small_regions", (COUNTS.astype(np.int32), 2, 3, 0, 0)),
+    ("remove_small_regions", (np.array([3, 0, 3], np.uint32), 2, 3, 0, 0)),
     *(
         (function, arguments)
-        for function in ("brush_rle", "brush_rle_json", "coco_counts", "packed_bits")
+        for function in ("brush_rle", "brush_rle_json", "coco_counts", "packed_bits", "polygons")
         for arguments in [
             (COUNTS, 2),
             (COUNTS, 2, 2),
@@ -127,7 +134,11 @@ def test_threads_do_not_disturb_each_other():
             original_size=(900, 1200),
         )
         pixels = native_core.mask_from_counts(mask.counts, 900, 1200)
-        return native_core.brush_rle(native_core.counts_from_mask(pixels), 900, 1200)
+        counts = native_core.remove_small_regions(
+            native_core.counts_from_mask(pixels), 900, 1200, max_hole_pixels=9
+        )
+        corners = sum(len(part.exterior) for part in native_core.polygons(counts, 900, 1200))
+        return native_core.brush_rle(counts, 900, 1200), corners
 
     alone = [work(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""sam_core beside what it stands in for: PyTorch, the Label Studio SDK, pycocotools and NumPy.
+"""sam_core beside what it stands in for: PyTorch, Label Studio's SDK, pycocotools, OpenCV, NumPy.
 
 Everything runs on one thread. In each round every contestant is run in turn, so that a busy
 machine slows all of them; times are medians, with the fastest in brackets. Before anything is
@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 import torch
 from label_studio_sdk.converter.brush import mask2rle
@@ -38,8 +39,12 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["1024x683", "1800x1200", "4000x3000"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
-    print(f"sam_core: {sam_core.implementation}; PyTorch {torch.__version__}, one thread")
+    print(
+        f"sam_core: {sam_core.implementation}; PyTorch {torch.__version__}, "
+        f"OpenCV {cv2.__version__}, one thread"
+    )
     print()
     print("| what | size | runs | sam_core ms | beside it | ms | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -132,6 +137,55 @@ def mask_cases(
         runs,
         lambda: sam_core.counts_from_mask(pixels),
         {"NumPy twin": lambda: _numpy.counts_from_mask(pixels)},
+    )
+    yield from region_cases(kind, counts, pixels)
+
+
+def region_cases(
+    kind: str, counts: NDArray[np.uint32], pixels: NDArray[np.uint8]
+) -> Iterator[tuple[str, int, Contestant, dict[str, Contestant]]]:
+    size = pixels.shape
+
+    assert sum(polygon.area for polygon in sam_core.polygons(counts, *size)) == pixels.sum()
+    # OpenCV's contours go through the centres of pixels, ours along their edges.
+    yield (
+        f"{kind}: runs to outlines",
+        counts.size,
+        lambda: sam_core.polygons(counts, *size),
+        {
+            "OpenCV findContours, from the mask": lambda: cv2.findContours(
+                pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+            ),
+        },
+    )
+
+    limit = 16
+
+    def opencv() -> NDArray[np.bool_]:
+        cleaned = pixels.astype(np.bool_)
+        for of_holes in True, False:
+            _, labels, stats, _ = cv2.connectedComponentsWithStats(
+                (cleaned ^ of_holes).astype(np.uint8), connectivity=8 - 4 * of_holes
+            )
+            small = stats[:, cv2.CC_STAT_AREA] <= limit
+            small[0] = False
+            if of_holes:
+                small &= (stats[:, :2] > 0).all(axis=1)
+                small &= (stats[:, :2] + stats[:, 2:4] < size[::-1]).all(axis=1)
+            cleaned ^= small[labels]
+        return cleaned
+
+    def ours() -> NDArray[np.uint32]:
+        return sam_core.remove_small_regions(
+            counts, *size, max_speck_pixels=limit, max_hole_pixels=limit
+        )
+
+    assert np.array_equal(sam_core.mask_from_counts(ours(), *size), opencv())
+    yield (
+        f"{kind}: remove regions up to {limit} pixels",
+        counts.size,
+        ours,
+        {"OpenCV, as the reference does it, from the mask": opencv},
     )
 
 

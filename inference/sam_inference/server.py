@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+import os
 import threading
 from collections.abc import Callable
 
@@ -97,7 +97,8 @@ def when_stdin_closes(call: Callable[[], object]) -> None:
     """
 
     def wait() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not through sys.stdin: its lock, held by this thread, would abort a process that ends.
+        while os.read(0, 4096):
             pass
         call()
 

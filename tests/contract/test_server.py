@@ -149,7 +149,8 @@ def test_a_worker_that_cannot_start_says_why(flags, message):
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_ends_with_its_parent(tmp_path):
+@pytest.mark.parametrize("end", ["its parent", "a signal"])
+def test_a_worker_of_a_parent_ends_with_it_or_before_it(tmp_path, end):
     socket = tmp_path / "worker.sock"
     worker = subprocess.Popen(
         [sys.executable, "-m", "sam_inference", "--exit-with-parent", "--listen", f"unix:{socket}"],
@@ -163,6 +164,9 @@ def test_a_worker_ends_with_its_parent(tmp_path):
             stub = pb_grpc.SegmentAnythingServiceStub(channel)
             assert stub.ListModels(pb.ListModelsRequest()).default_model
 
-        worker.stdin.close()
+        if end == "its parent":
+            worker.stdin.close()
+        else:
+            worker.terminate()
 
         assert worker.wait(30) == 0

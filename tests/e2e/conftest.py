@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from e2e import label_studio as ls
 from e2e.editor import LABEL_CONFIG, Editor
@@ -19,13 +21,15 @@ from e2e.gateway import Gateway
 from sam_client import SamClient
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ViewportSize
+    from playwright.sync_api import Browser, FloatRect, ViewportSize
 
 CACHE = Path(__file__).parents[2] / ".cache" / "label-studio"
 PREPARED_DATA = CACHE / "data"
 
 # All rows of labels are visible below the image.
 VIEWPORT: ViewportSize = {"width": 1500, "height": 950}
+# The screen without the list of tasks.
+LABELING: FloatRect = {"x": 240, "y": 48, "width": 1260, "height": 902}
 CHROMIUM_FLAGS = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -182,6 +186,8 @@ def screenshot(pytestconfig: pytest.Config) -> Screenshot:
 
     def save(editor: Editor, name: str) -> None:
         if folder is not None:
-            editor.page.screenshot(path=folder / f"{name}.png")
+            picture = Image.open(io.BytesIO(editor.page.screenshot(clip=LABELING)))
+            # With a palette it has a third of the size.
+            picture.convert("RGB").quantize().save(folder / f"{name}.png", optimize=True)
 
     return save

@@ -24,20 +24,20 @@ LABEL_CONFIG = """
 <View>
   <Image name="image" value="$image" rotateControl="true"/>
   <BrushLabels name="mask" toName="image" smart="false">
-    <Label value="Dog" background="#ff0000"/>
-    <Label value="Thing" background="#0000ff"/>
+    <Label value="Dog" background="#ff0080"/>
+    <Label value="Thing" background="#0060ff"/>
   </BrushLabels>
   <KeyPointLabels name="point" toName="image" smart="true">
-    <Label value="Dog" background="#ff0000"/>
-    <Label value="Thing" background="#0000ff"/>
+    <Label value="Dog" background="#ff0080"/>
+    <Label value="Thing" background="#0060ff"/>
   </KeyPointLabels>
   <RectangleLabels name="box" toName="image" smart="true">
-    <Label value="Dog" background="#ff0000"/>
-    <Label value="Thing" background="#0000ff"/>
+    <Label value="Dog" background="#ff0080"/>
+    <Label value="Thing" background="#0060ff"/>
   </RectangleLabels>
 </View>
 """
-COLOURS = {"Dog": (255, 0, 0), "Thing": (0, 0, 255)}
+COLOURS = {"Dog": (0xFF, 0x00, 0x80), "Thing": (0x00, 0x60, 0xFF)}
 
 # The canvas has the image's shape as soon as the editor knows the image and has its tools.
 _IMAGE_IS_SHOWN = """() => {
@@ -142,9 +142,11 @@ class Editor:
             return shown
         return np.rot90(shown[:, : round(len(shown) * self._ratio())])
 
-    def regions(self) -> list[str]:
-        """Return the texts of the list of regions."""
-        return self.page.locator(".lsf-outliner-item").all_inner_texts()
+    def wait_for_regions(self, count: int) -> None:
+        """Wait until the annotation has so many regions, prompts that are still open among them."""
+        self.page.wait_for_function(
+            "count => document.querySelectorAll('.lsf-outliner-item').length === count", arg=count
+        )
 
     @property
     def _canvas(self) -> Locator:

@@ -17,15 +17,15 @@ CORGI = IMAGES / "originals" / "corgi.jpg"
 def test_click_draws_the_mask_in_the_labels_colour(
     open_task: OpenTask, screenshot: Screenshot
 ) -> None:
-    editor = open_task(DOGS)
+    editor = open_task(CORGI)
     before = editor.canvas()
 
-    [region] = editor.click("Dog", 47, 48).regions
+    [region] = editor.click("Dog", 70, 57).regions
 
     mask = region_mask(region)
     tint = tinted(before, editor.canvas(), COLOURS["Dog"])
     assert_shows(tint, mask)
-    assert contains(mask, 47, 48)
+    assert contains(mask, 70, 57)
     screenshot(editor, "click")
 
 

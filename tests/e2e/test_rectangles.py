@@ -10,22 +10,23 @@ from e2e.masks import assert_shows, iou, region_mask, tinted
 from sam_client import SamClient
 from support import IMAGES
 
+CORGI = IMAGES / "originals" / "corgi.jpg"
 DOGS = IMAGES / "originals" / "dogs.jpg"
 
 
 def test_rectangle_cuts_out_what_is_in_it(
     open_task: OpenTask, label_studio: LabelStudio, worker: SamClient, screenshot: Screenshot
 ) -> None:
-    editor = open_task(DOGS)
+    editor = open_task(CORGI)
     before = editor.canvas()
 
-    answer = editor.drag("Dog", 54, 37, 72, 99)
+    answer = editor.drag("Dog", 38, 37, 88, 72)
     tint = tinted(before, editor.canvas(), COLOURS["Dog"])
     screenshot(editor, "rectangle")
     editor.accept()
     editor.submit()
 
-    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    [expected] = worker_masks(worker, CORGI, answer.prompts)
     [[stored]] = label_studio.annotations(editor.task_id)
     assert iou(region_mask(stored), expected) == 1.0
     assert_shows(tint, expected)

@@ -6,6 +6,7 @@ published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,26 @@ def _attention(graph: Graph, tokens: str, name: str, sizes: Vit, side: int) -> s
     query = graph.transpose(query, (0, 2, 1, 3))  # (squares, heads, area, head)
     key = graph.transpose(key, (0, 2, 3, 1))  # (squares, heads, head, area)
     value = graph.transpose(value, (0, 2, 1, 3))
+    if side == GRID:
+        # A head's logits have 64 MiB: one head after another, so that not all are held at once.
+        parts = [graph.split(part, (1,) * heads, axis=1) for part in (query, key, value)]
+        values = [
+            _attend(graph, head_parts, name, 1, head, side)
+            for head_parts in zip(*parts, strict=True)
+        ]
+        value = graph.op("Concat", *values, axis=1)
+    else:
+        value = _attend(graph, (query, key, value), name, heads, head, side)
+    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (-1, channels))
+    return graph.gemm(value, f"{name}.proj", (channels, channels))
+
+
+def _attend(
+    graph: Graph, attending: Sequence[str], name: str, heads: int, head: int, side: int
+) -> str:
+    """Attention of queries, transposed keys and values: (squares, heads, area, head)."""
+    query, key, value = attending
+    area = side * side
     rows, columns = _relative_positions(graph, query, name, heads, head, side)
     scaled = graph.op("Mul", query, graph.scalar(head**-0.5))
     logits = graph.op("MatMul", scaled, key)
@@ -99,9 +120,7 @@ def _attention(graph: Graph, tokens: str, name: str, sizes: Vit, side: int) -> s
     logits = graph.op("Add", logits, rows)
     logits = graph.op("Add", logits, columns)
     logits = graph.reshape(logits, (-1, heads, area, area))
-    value = graph.op("MatMul", graph.op("Softmax", logits, axis=-1), value)
-    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (-1, channels))
-    return graph.gemm(value, f"{name}.proj", (channels, channels))
+    return graph.op("MatMul", graph.op("Softmax", logits, axis=-1), value)
 
 
 def _relative_positions(

@@ -69,6 +69,28 @@ class LabelStudio:
         bound = [self._own, self._given and (self._given[0], self._given[2])]
         return [entry[1] for entry in bound if entry and self.serves(entry[0])]
 
+    @property
+    def url_source(self) -> str:
+        """Which setting or call the address is from."""
+        return "LABEL_STUDIO_URL" if self._configured_url else "/setup"
+
+    async def ask(self, path: str, authorization: str = "") -> tuple[int, object]:
+        """GET a path of Label Studio; return the status, and the JSON or None if it is none.
+
+        Raises aiohttp.ClientError, asyncio.TimeoutError.
+        """
+        assert self._url
+        async with self._session.get(
+            self._url.with_path(self._url.path.rstrip("/") + path),
+            headers={"Authorization": authorization} if authorization else {},
+            allow_redirects=False,
+        ) as response:
+            body = await read_at_most(response, _MAX_ANSWER_BYTES) or b""
+        try:
+            return response.status, orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return response.status, None
+
     def _move_to(self, url: URL) -> None:
         self._url = url
         self._policy.label_studio = origin(url)[1:]

@@ -38,6 +38,20 @@ class Metrics:
             "sam_gateway_worker_starts", "Starts of the own worker.", registry=self._registry
         )
 
+    def totals(self) -> dict[str, int]:
+        """Return the counters without labels, each by its short name."""
+        return {
+            sample.name.removeprefix("sam_gateway_").removesuffix("_total"): int(sample.value)
+            for metric in self._registry.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and not sample.labels
+        }
+
+    def failed(self, reason: str) -> int:
+        """Return how many requests failed for a reason."""
+        labels = {"reason": reason}
+        return int(self._registry.get_sample_value("sam_gateway_failures_total", labels) or 0)
+
     def exposition(self) -> bytes:
         """Return all values in the text format of Prometheus."""
         return generate_latest(self._registry)

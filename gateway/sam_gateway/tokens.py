@@ -6,6 +6,7 @@ A personal access token is a refresh token: it is exchanged for an access token 
 import asyncio
 import base64
 import binascii
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -17,11 +18,17 @@ _EARLY_S = 30.0
 # What Label Studio gives, for an access token that does not say.
 _USUAL_LIFETIME_S = 300.0
 
+_LEGACY = re.compile(r"[0-9a-f]{40}")
+
 
 class Credential(Protocol):
     """Something that Label Studio may accept."""
 
     name: str
+    # What a user calls it, by its form.
+    kind: str
+    # Unix time, if the token says it itself.
+    expires: float | None
 
     async def authorization(self, *, rejected: str | None = None) -> str:
         """Return the Authorization header; `rejected` is one that has just been refused.
@@ -36,6 +43,11 @@ class StaticToken:
     def __init__(self, name: str, scheme: str, token: str) -> None:
         """`scheme` is the first word of the header."""
         self.name = name
+        if scheme == "Bearer":
+            self.kind = "access token"
+        else:
+            self.kind = "legacy token" if _LEGACY.fullmatch(token) else "token of unknown form"
+        self.expires = _expiry(token)
         self._header = f"{scheme} {token}"
 
     async def authorization(self, *, rejected: str | None = None) -> str:
@@ -50,6 +62,8 @@ class PersonalAccessToken:
     def __init__(self, name: str, token: str, exchange: Callable[[str], Awaitable[str]]) -> None:
         """`exchange` gets the refresh token and returns an access token."""
         self.name = name
+        self.kind = "personal access token"
+        self.expires = _expiry(token)
         self._token = token
         self._exchange = exchange
         self._header = ""
@@ -88,6 +102,11 @@ def _lifetime_s(token: str) -> float:
     if isinstance(issued, int | float) and isinstance(expires, int | float):
         return max(float(expires - issued), 0.0)  # the difference: clocks may disagree
     return _USUAL_LIFETIME_S
+
+
+def _expiry(token: str) -> float | None:
+    expires = _claims(token).get("exp")
+    return float(expires) if isinstance(expires, int | float) else None
 
 
 def _claims(token: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+LOGS = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the servers logged last when a test fails."""
+    report = yield
+    if report.failed and LOGS in item.config.stash:
+        for log in sorted(item.config.stash[LOGS].iterdir()):
+            lines = log.read_text().splitlines()[-40:]
+            report.sections.append((f"end of {log.name}", "\n".join(lines)))
+    return report
+
+
 @pytest.fixture(scope="session")
 def terminable() -> None:
     """Clean up after SIGTERM as after Ctrl-C."""
@@ -56,9 +72,9 @@ def terminable() -> None:
 
 
 @pytest.fixture(scope="session")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def logs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """The folder of the servers' logs."""
-    return tmp_path_factory.mktemp("logs")
+    return pytestconfig.stash.setdefault(LOGS, tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="session")

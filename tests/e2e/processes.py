@@ -34,12 +34,12 @@ class ServerProcess:
         """
         deadline = time.monotonic() + timeout_s
         while (answer := probe()) is None:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            status = self._process.poll()
+            if status is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(
-                    f"{self._process.args!r} was not ready after {timeout_s:.0f} s or ended with "
-                    f"status {self._process.returncode}; its log:\n{self.log.read_text()}"
-                )
+                happened = f"no sign in {timeout_s:g} s" if status is None else f"status {status}"
+                log = self.log.read_text()
+                raise RuntimeError(f"{self._process.args!r} is not ready: {happened}\n{log}")
             time.sleep(0.1)
         return answer
 

@@ -1,0 +1,57 @@
+"""Which engine runs a model, and why."""
+
+import importlib.util
+
+import pytest
+
+from sam_inference.engines import EngineError, choose_engine
+from sam_inference.models import BUNDLED, read_spec
+
+
+@pytest.fixture
+def quickstart():
+    return read_spec(BUNDLED / "quickstart")
+
+
+def hide(monkeypatch, *packages):
+    """Make packages look as if they were not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "sam_inference.engines.find_spec",
+        lambda name: None if name in packages else found(name),
+    )
+
+
+def test_openvino_is_the_first_choice_on_a_cpu(quickstart):
+    choice = choose_engine("auto", "auto", quickstart)
+
+    assert (choice.name, choice.device, choice.precision) == ("openvino", "CPU", "float32")
+    assert choice.reason.endswith("first installed")
+
+
+def test_the_next_engine_is_taken_where_one_is_missing(quickstart, monkeypatch):
+    hide(monkeypatch, "openvino")
+
+    choice = choose_engine("auto", "auto", quickstart)
+
+    assert choice.name == "onnxruntime"
+    assert "openvino needs openvino (pip install 'samserve[worker]')" in choice.reason
+
+
+def test_an_engine_that_is_asked_for_is_taken_or_refused(quickstart, monkeypatch):
+    assert choose_engine("onnxruntime", "auto", quickstart).reason == "asked for"
+    hide(monkeypatch, "onnxruntime")
+    with pytest.raises(EngineError, match=r"pip install 'samserve\[worker\]'"):
+        choose_engine("onnxruntime", "auto", quickstart)
+
+
+def test_no_engine_at_all_is_told_with_every_reason(quickstart, monkeypatch):
+    hide(monkeypatch, "openvino", "onnxruntime", "torch")
+
+    with pytest.raises(EngineError, match=r"openvino needs .*onnxruntime needs .*pytorch needs"):
+        choose_engine("auto", "auto", quickstart)
+
+
+def test_a_precision_that_an_engine_lacks_is_refused(quickstart):
+    with pytest.raises(EngineError, match="float32, not in bfloat16"):
+        choose_engine("onnxruntime", "bfloat16", quickstart)

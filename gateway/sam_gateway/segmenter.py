@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import sam_client
 from sam_gateway.errors import (
@@ -17,7 +17,7 @@ from sam_gateway.errors import (
     WorkerTimeoutError,
     WorkerUnavailableError,
 )
-from sam_gateway.images import ImageFetcher, ImageSource
+from sam_gateway.images import ImageSource
 from sam_gateway.metrics import Metrics
 from sam_gateway.prompts import ObjectPrompt
 from sam_gateway.results import ObjectMask
@@ -39,13 +39,20 @@ class _KnownImage:
     until: float  # time.monotonic()
 
 
+class Fetcher(Protocol):
+    """Reads images; ImageFetcher says what it raises."""
+
+    async def fetch(self, source: ImageSource) -> bytes:
+        """Return the encoded image."""
+
+
 class Segmenter:
     """Cuts objects out of images, fetching and embedding each image once."""
 
     def __init__(
         self,
         client: sam_client.AsyncSamClient,
-        fetcher: ImageFetcher,
+        fetcher: Fetcher,
         metrics: Metrics,
         *,
         model: str,

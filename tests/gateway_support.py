@@ -61,6 +61,8 @@ class LabelStudio:
         self.pat = jwt(token_type="refresh", exp=8_000_000_000, iat=1_790_000_000)
         self.access_tokens: set[str] = set()
         self.lifetime_s = 300
+        # What the storages of its projects hold: bytes, or an address that opens it for a while.
+        self.stored: dict[str, bytes | str] = {}
         # Path and Authorization of every request.
         self.requests: list[tuple[str, str | None]] = []
         # Set by a test: answers instead of the uploads.
@@ -69,6 +71,9 @@ class LabelStudio:
         for prefix in ("", "/labelstudio"):
             self.app.router.add_post(f"{prefix}/api/token/refresh/", self.refresh)
             self.app.router.add_get(f"{prefix}/data/upload/{{project}}/{{file}}", self.upload)
+            self.app.router.add_get(f"{prefix}/data/local-files/", self.storage)
+            self.app.router.add_get(f"{prefix}/tasks/{{task}}/resolve/", self.storage)
+            self.app.router.add_get(f"{prefix}/api/version/", self.version)
         self.server = TestServer(self.app)
 
     @property
@@ -100,6 +105,23 @@ class LabelStudio:
         if request.match_info["file"] not in self.files:
             return web.Response(status=500)
         return web.Response(body=self.files[request.match_info["file"]])
+
+
+    async def storage(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path_qs, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Authentication credentials"}, status=401)
+        query = request.query
+        name = query.get("d") or base64.urlsafe_b64decode(query["fileuri"]).decode()
+        held = self.stored.get(name)
+        if isinstance(held, str):
+            headers = {"Location": held, "Cache-Control": "no-store, max-age=60"}
+            return web.Response(status=303, headers=headers)
+        return web.Response(status=404) if held is None else web.Response(body=held)
+
+    async def version(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        return web.json_response({"release": "1.23.2"})
 
 
 def recorded(name: str) -> dict[str, Any]:

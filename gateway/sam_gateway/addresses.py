@@ -31,8 +31,8 @@ class AddressPolicy:
     def __init__(self, allowed: AllowedHosts) -> None:
         """`allowed` are the hosts that may have any address."""
         self._allowed = allowed
-        # Host and port of Label Studio, wherever it is.
-        self.label_studio: tuple[str, int | None] | None = None
+        # Hosts and ports where Label Studio is, or is looked for.
+        self.label_studio: frozenset[tuple[str, int | None]] = frozenset()
 
     def check_url(self, url: URL) -> None:
         """Refuse a URL whose host is written as a forbidden address.
@@ -55,7 +55,7 @@ class AddressPolicy:
         host, address = host.lower().strip("[]"), _unwrapped(address)
         if (
             (address.is_global and not address.is_multicast)
-            or (host, port) == self.label_studio
+            or (host, port) in self.label_studio
             or host in self._allowed.names
             or any(address in network for network in self._allowed.networks)
         ):

@@ -63,6 +63,7 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         policy,
         max_bytes=config.max_image_bytes,
         timeout_s=config.image_timeout_s,
+        local_files_root=config.local_files_root,
     )
     worker = None
     if not config.worker:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from yarl import URL
 
@@ -41,6 +42,7 @@ class Config:
     label_studio_token: str = field(default="", repr=False)
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
     allowed_image_hosts: AllowedHosts = AllowedHosts()
+    local_files_root: Path | None = None
     # An image goes to the worker in one message of at most 64 MiB.
     max_image_bytes: int = 64 * MIB - 4096
     # With each click Label Studio sends all masks of the task again.
@@ -79,6 +81,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         label_studio_token=_token("LABEL_STUDIO_API_KEY", token),
         basic_auth=(user, password) if user else None,
         allowed_image_hosts=_allowed_hosts(env.get("ALLOWED_IMAGE_HOSTS", "")),
+        local_files_root=_folder("LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", env),
         max_image_bytes=_whole("MAX_IMAGE_BYTES", env, default.max_image_bytes),
         max_body_bytes=_whole("MAX_BODY_BYTES", env, default.max_body_bytes),
         image_timeout_s=_seconds("IMAGE_TIMEOUT_S", env, default.image_timeout_s),
@@ -111,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve Segment Anything to Label Studio as an ML backend.",
         epilog="Further settings are environment variables: LABEL_STUDIO_URL, "
         "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, "
         "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S.",
     )
     add = parser.add_argument
@@ -135,6 +139,17 @@ def _seconds(name: str, env: Mapping[str, str], default: float) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) <= 0:
         raise ConfigError(f"{name}: expected a number of seconds above 0, got {text!r}")
     return float(text)
+
+
+def _folder(name: str, env: Mapping[str, str]) -> Path | None:
+    if name not in env:
+        return None
+    folder = Path(env[name])
+    if not folder.is_absolute() or not folder.is_dir():
+        raise ConfigError(
+            f"{name}: expected the full path of a folder that is there, got {env[name]!r}"
+        )
+    return folder
 
 
 def _port(name: str, env: Mapping[str, str]) -> int:

@@ -8,11 +8,12 @@ import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
-from sam_gateway.addresses import AddressPolicy
+from sam_gateway.addresses import AddressPolicy, origin
 from sam_gateway.config import MIB
 from sam_gateway.errors import (
     ImageRefusedError,
@@ -23,6 +24,7 @@ from sam_gateway.errors import (
 )
 from sam_gateway.label_config import ImageTag
 from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
+from sam_gateway.local_files import read_below
 from sam_gateway.prompts import Task
 from sam_gateway.reading import read_at_most
 from sam_gateway.tokens import Credential
@@ -30,20 +32,31 @@ from sam_gateway.tokens import Credential
 MAX_REDIRECTS = 5
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*):")
+# Schemes of Label Studio's cloud storages; it alone has what opens them.
+_STORAGES = frozenset({"s3", "s3s", "gs", "gcswif", "azure-blob", "azure_spi"})
+_LOCAL_FILES = "/data/local-files/"
+# What a status of Label Studio means.
+_HINTS = {
+    403: ": the owner of the token may not see it",
+    404: ": it does not exist, or no storage of the project covers it",
+    500: " (as Label Studio does for an upload that does not exist)",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """Where an image is: a URL, or a `data:` URI.
 
-    `identity` is the same for the same image; `field` is the path of the value in the request.
+    `identity` is the same for the same image; `field` is the path of the value in the request;
+    `local_file` is set for a file of the local-files storage: its path below the storages' root.
     """
 
     identity: str
     field: str
     url: URL | None = None
     data_uri: str = ""
+    local_file: str = ""
 
 
 def image_value(task: Task, tag: ImageTag, item_index: int | None) -> tuple[str, str]:
@@ -67,12 +80,13 @@ def image_value(task: Task, tag: ImageTag, item_index: int | None) -> tuple[str,
     return value.strip(), field
 
 
-def locate(value: str, field: str, label_studio_url: URL | None) -> ImageSource:
+def locate(value: str, task: Task, field: str, label_studio_url: URL | None) -> ImageSource:
     """Tell where the image is that a value of task data means.
 
-    A path, such as that of an upload, belongs to Label Studio.
+    A path, such as that of an upload, belongs to Label Studio, and so does what is in a storage
+    of the task's project.
 
-    Raises ImageRefusedError for what is neither a path, nor http, https or data.
+    Raises ImageRefusedError for what is neither a path, nor in a storage, nor http, https or data.
     """
     scheme = _SCHEME.match(value)
     kind = scheme[1].lower() if scheme else ""
@@ -82,24 +96,32 @@ def locate(value: str, field: str, label_studio_url: URL | None) -> ImageSource:
             field,
             data_uri=value,
         )
-    if kind not in ("", "http", "https"):
+    if kind in ("http", "https"):
+        url = _url(value, field)
+        return ImageSource(str(url), field, url, local_file=_local_file(url, label_studio_url))
+    if kind and kind not in _STORAGES:
         raise ImageRefusedError(
             f"{_public(value)} cannot be fetched; supported are uploads and other paths of Label "
-            "Studio, http(s) addresses and data URIs",
+            f"Studio, its storages ({', '.join(sorted(_STORAGES))}), http(s) addresses and data "
+            "URIs",
             field=field,
         )
-    if not kind:
-        if label_studio_url is None:
-            raise ImageRefusedError(
-                f"{_public(value)} is a path of Label Studio: set LABEL_STUDIO_URL", field=field
-            )
-        root, path = str(label_studio_url).rstrip("/"), "/" + value.lstrip("/")
-        prefix = label_studio_url.path.rstrip("/")
-        if prefix and path.startswith(prefix + "/"):
-            path = path.removeprefix(prefix)
-        value = root + path
-    url = _url(value, field)
-    return ImageSource(str(url), field, url)
+    if label_studio_url is None:
+        raise ImageRefusedError(
+            f"{_public(value)} is to be had from Label Studio: set LABEL_STUDIO_URL", field=field
+        )
+    root = str(label_studio_url).rstrip("/")
+    if kind:
+        uri = base64.urlsafe_b64encode(value.encode(errors="replace")).decode()
+        path = f"/tasks/{urllib.parse.quote(str(task.id), safe='')}/resolve/?fileuri={uri}"
+        # Another project's storage may be another server with a bucket of the same name.
+        return ImageSource(f"{value} {task.project}", field, _url(root + path, field))
+    path = "/" + value.lstrip("/")
+    prefix = label_studio_url.path.rstrip("/")
+    if prefix and path.startswith(prefix + "/"):
+        path = path.removeprefix(prefix)
+    url = _url(root + path, field)
+    return ImageSource(str(url), field, url, local_file=_local_file(url, label_studio_url))
 
 
 def decode_data_uri(value: str, max_bytes: int) -> bytes:
@@ -125,7 +147,10 @@ def decode_data_uri(value: str, max_bytes: int) -> bytes:
 
 
 class ImageFetcher:
-    """Reads images over HTTP, with the token at Label Studio and without it anywhere else."""
+    """Reads images over HTTP, with the token at Label Studio and without it anywhere else.
+
+    Files of the local-files storage are read directly where their folder is known.
+    """
 
     def __init__(
         self,
@@ -135,6 +160,7 @@ class ImageFetcher:
         *,
         max_bytes: int,
         timeout_s: float,
+        local_files_root: Path | None = None,
         retry_delays_s: Sequence[float] = (0.2, 1.0),
     ) -> None:
         """Fetch within limits; a failure that may pass is tried again after each delay."""
@@ -143,6 +169,7 @@ class ImageFetcher:
         self._policy = policy
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._local_files_root = local_files_root
         self._retry_delays_s = retry_delays_s
 
     async def fetch(self, source: ImageSource) -> bytes:
@@ -156,10 +183,18 @@ class ImageFetcher:
         try:
             if source.url is None:
                 return await asyncio.to_thread(decode_data_uri, source.data_uri, self._max_bytes)
+            if source.local_file and self._local_files_root:
+                image = await asyncio.to_thread(
+                    read_below, self._local_files_root, source.local_file, self._max_bytes
+                )
+                if image is not None and len(image) > self._max_bytes:
+                    raise _too_large(self._max_bytes)
+                if image is not None:
+                    return image
             return await asyncio.wait_for(self._fetch(source.url), self._timeout_s)
         except asyncio.TimeoutError:
             raise ImageUnavailableError(
-                f"{_public(source.identity)} took longer than {self._timeout_s:g} s "
+                f"{_public(str(source.url))} took longer than {self._timeout_s:g} s "
                 "(IMAGE_TIMEOUT_S)",
                 field=source.field,
             ) from None
@@ -230,12 +265,12 @@ class ImageFetcher:
 
     async def _read(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
         status = response.status
-        if status == 429 or status >= 500:
-            raise TemporarilyUnavailableError(
-                f"{_public(str(url))} answers {status}{_hint(status)}"
-            )
         if status != 200:
-            raise ImageUnavailableError(f"{_public(str(url))} answers {status}{_hint(status)}")
+            hint = _HINTS.get(status, "") if self._label_studio.serves(url) else ""
+            kind = ImageUnavailableError
+            if status == 429 or status >= 500:
+                kind = TemporarilyUnavailableError
+            raise kind(f"{_public(str(url))} answers {status}{hint}")
         image = await read_at_most(response, self._max_bytes)
         if image is None:
             raise _too_large(self._max_bytes)
@@ -246,18 +281,19 @@ def _too_large(max_bytes: int) -> ImageRefusedError:
     return ImageRefusedError(f"the image has more than {max_bytes / MIB:.4g} MiB (MAX_IMAGE_BYTES)")
 
 
-def _hint(status: int) -> str:
-    return {
-        403: ": the owner of the token may not see it",
-        404: ": it does not exist, or no storage of the project covers it",
-        500: " (as Label Studio does for an upload that does not exist)",
-    }.get(status, "")
-
-
 def _cause(error: aiohttp.ClientError) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
     return f"the connection failed ({type(error).__name__})"
+
+
+def _local_file(url: URL, label_studio_url: URL | None) -> str:
+    """Return the path that a URL of Label Studio's local-files storage names, else nothing."""
+    if label_studio_url is None or origin(url) != origin(label_studio_url):
+        return ""
+    if url.path != label_studio_url.path.rstrip("/") + _LOCAL_FILES:
+        return ""
+    return url.query.get("d", "")
 
 
 def _url(text: str, field: str) -> URL:

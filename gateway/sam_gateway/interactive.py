@@ -35,7 +35,9 @@ async def predict(
     for group in groups:
         output = config.output(group.to_name, group.labels)
         # In a thread: of a data URI of many megabytes a digest is made.
-        source = await asyncio.to_thread(_image_source, task, group, config, label_studio.url)
+        source = await asyncio.to_thread(
+            _image_source, task, group, config, await label_studio.find()
+        )
         masks = await segmenter.segment(source, group.objects)
         for mask in masks:
             found += await asyncio.to_thread(regions, output, group, mask)
@@ -52,4 +54,4 @@ def _image_source(
             field="label_config",
         )
     value, field = image_value(task, tag, group.item_index)
-    return locate(value, field, label_studio_url)
+    return locate(value, task, field, label_studio_url)

@@ -10,7 +10,7 @@ from yarl import URL
 
 from sam_gateway.addresses import AddressPolicy, origin
 from sam_gateway.config import Config, ConfigError, parse_label_studio_url
-from sam_gateway.errors import LabelStudioAuthError, TemporarilyUnavailableError
+from sam_gateway.errors import ImageRefusedError, LabelStudioAuthError, TemporarilyUnavailableError
 from sam_gateway.logs import event
 from sam_gateway.reading import read_at_most
 from sam_gateway.tokens import Credential, credential, is_token
@@ -18,6 +18,9 @@ from sam_gateway.tokens import Credential, credential, is_token
 TOKEN_SETTING = "LABEL_STUDIO_API_KEY"
 
 _MAX_ANSWER_BYTES = 2**16
+# What containers call the machine that they run on, where Docker or their network says so.
+_DOCKER_HOST = "host.docker.internal"
+_PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +41,10 @@ class LabelStudio:
         self._session = session
         self._policy = policy
         self._url: URL | None = None
+        # Where it may be according to /setup, until one of them has answered.
+        self._candidates: tuple[URL, ...] = ()
+        self._hostname = ""
+        self._search = asyncio.Lock()
         # The configured credential and the one of /setup, each with its address.
         self._own: tuple[URL, Credential] | None = None
         self._given: tuple[URL, str, Credential] | None = None
@@ -51,14 +58,35 @@ class LabelStudio:
 
     def remember_setup(self, hostname: str, token: str) -> None:
         """Keep what Label Studio says of itself, for what is not configured."""
-        if self._configured_url is None and hostname:
+        if self._configured_url is None and hostname and hostname != self._hostname:
             try:
-                self._move_to(parse_label_studio_url(hostname))
+                url = parse_label_studio_url(hostname)
             except ConfigError:
                 _logger.warning(event("setup_hostname_ignored", hostname=hostname))
+            else:
+                self._hostname = hostname
+                self._move_to(url)
+                self._candidates = _candidates(url)
+                self._policy.label_studio = frozenset(origin(u)[1:] for u in self._candidates)
         known = self._given and self._given[:2]
         if self._url and is_token(token) and known != (self._url, token):
             self._given = (self._url, token, self._credential("the token of /setup", token))
+
+    async def find(self) -> URL | None:
+        """Return the address, after having looked for it where `/setup` may be mistaken.
+
+        Label Studio on the same machine calls itself localhost, which from within a container
+        is another machine.
+        """
+        async with self._search:
+            candidates = self._candidates
+            for url in candidates if len(candidates) > 1 else ():
+                result = await self._probe(url)
+                _logger.info(event("label_studio_tried", url=url, result=result))
+                if result == "found" and candidates is self._candidates:
+                    self._stay_at(url)
+                    break
+        return self._url
 
     def serves(self, url: URL) -> bool:
         """Whether a URL has the scheme, host and port of Label Studio."""
@@ -93,9 +121,33 @@ class LabelStudio:
 
     def _move_to(self, url: URL) -> None:
         self._url = url
-        self._policy.label_studio = origin(url)[1:]
+        self._policy.label_studio = frozenset([origin(url)[1:]])
         if self._token and self._own is None:
             self._own = (url, self._credential(TOKEN_SETTING, self._token))
+
+    def _stay_at(self, url: URL) -> None:
+        """Take one of the candidates as the address, and the tokens of the first with it."""
+        first, self._candidates = self._candidates[0], ()
+        self._move_to(url)
+        if self._own and self._own[0] == first:
+            self._own = (url, self._credential(TOKEN_SETTING, self._token))
+        if self._given and self._given[0] == first:
+            token = self._given[1]
+            self._given = (url, token, self._credential(self._given[2].name, token))
+
+    async def _probe(self, url: URL) -> str:
+        try:
+            async with self._session.get(
+                url.with_path(f"{url.path.rstrip('/')}/api/version/"),
+                allow_redirects=False,
+                timeout=_PROBE_TIMEOUT,
+            ) as response:
+                body = await read_at_most(response, _MAX_ANSWER_BYTES) or b""
+            return "found" if "release" in orjson.loads(body) else "not Label Studio"
+        except (orjson.JSONDecodeError, TypeError):
+            return "not Label Studio"
+        except (aiohttp.ClientError, asyncio.TimeoutError, ImageRefusedError) as error:
+            return f"no answer ({type(error).__name__})"
 
     def _credential(self, name: str, token: str) -> Credential:
         assert self._url
@@ -129,3 +181,8 @@ class LabelStudio:
             f"Label Studio at {url} refuses {name} ({status}): create a new personal access token "
             f"in Label Studio (Account & Settings) and set {TOKEN_SETTING} to it"
         )
+
+
+def _candidates(url: URL) -> tuple[URL, ...]:
+    loopback = url.host == "localhost" or (url.host or "").startswith("127.") or url.host == "::1"
+    return (url, url.with_host(_DOCKER_HOST)) if loopback else (url,)

@@ -21,11 +21,15 @@ _CONTEXT = "params.context.result"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: its id, its data (raw, addresses not resolved) and its path in the request."""
+    """One task: its id, its data (raw, addresses not resolved) and its path in the request.
+
+    `project` is the number of its project, if that is told.
+    """
 
     id: int | str
     data: Mapping[str, object]
     field: str
+    project: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,13 @@ def _task(item: object, field: str) -> Task:
         raise InvalidRequestError(
             f"expected the number of a task, got {_shown(task_id)}", field=f"{field}.id"
         )
-    return Task(task_id, _mapping(task.get("data"), f"{field}.data"), field)
+    project = task.get("project")
+    return Task(
+        task_id,
+        _mapping(task.get("data"), f"{field}.data"),
+        field,
+        project if isinstance(project, int) else None,
+    )
 
 
 def _mapping(value: object, field: str) -> Mapping[str, object]:

@@ -20,13 +20,14 @@ from sam_gateway.errors import (
     InvalidRequestError,
     LabelStudioAuthError,
 )
-from sam_gateway.images import ImageFetcher, ImageSource, decode_data_uri, image_value, locate
+from sam_gateway.images import ImageFetcher, decode_data_uri, image_value, locate
 from sam_gateway.label_config import ImageTag
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.prompts import Task
 
 UPLOAD = "/data/upload/1/18d1a805-a.jpg"
 FIELD = "tasks[0].data.image"
+TASK = Task(7, {}, "tasks[0]", project=3)
 NOBODY = AllowedHosts()
 LOOPBACK = parse_config([], {"ALLOWED_IMAGE_HOSTS": "127.0.0.0/8, localhost"}).allowed_image_hosts
 
@@ -50,7 +51,7 @@ class Opened:
         )
 
     async def fetch(self, value):
-        return await self.fetcher.fetch(locate(str(value), FIELD, self.label_studio.url))
+        return await self.fetcher.fetch(locate(str(value), TASK, FIELD, self.label_studio.url))
 
 
 @pytest.fixture
@@ -122,6 +123,21 @@ def status(code, **headers):
         (f"/labelstudio{UPLOAD}", "https://h/labelstudio", f"https://h/labelstudio{UPLOAD}"),
         ("https://x.org/a?sig=a%2Bb", "http://ls", "https://x.org/a?sig=a%2Bb"),
         ("HTTP://x.org/a b.jpg", None, "http://x.org/a%20b.jpg"),
+        (
+            "s3://bkt/dir/a b.jpg",
+            "http://h/labelstudio",
+            "http://h/labelstudio/tasks/7/resolve/?fileuri=czM6Ly9ia3QvZGlyL2EgYi5qcGc=",
+        ),
+        (
+            "azure_spi://box/ä.jpg",
+            "http://ls",
+            "http://ls/tasks/7/resolve/?fileuri=YXp1cmVfc3BpOi8vYm94L8OkLmpwZw==",
+        ),
+        (
+            "/tasks/5/resolve/?fileuri=czM6Ly9ia3QvYQ==",
+            "http://ls",
+            "http://ls/tasks/5/resolve/?fileuri=czM6Ly9ia3QvYQ==",
+        ),
         # Scheme-relative, as a browser would read it: here it stays a path.
         ("//evil.example/a.jpg", "http://ls", "http://ls/evil.example/a.jpg"),
         ("@evil.example/a.jpg", "http://ls", "http://ls/@evil.example/a.jpg"),
@@ -129,7 +145,7 @@ def status(code, **headers):
     ],
 )
 def test_a_value_has_an_address(value, base, expected):
-    source = locate(value, FIELD, URL(base) if base else None)
+    source = locate(value, TASK, FIELD, URL(base) if base else None)
 
     assert str(source.url) == expected
 
@@ -137,8 +153,11 @@ def test_a_value_has_an_address(value, base, expected):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("s3://bucket/dir/a b.jpg", "s3://bucket/dir/a b.jpg cannot be fetched; supported are"),
-        ("gs://bucket/b.png?X-Goog-Signature=secret", "gs://bucket/b.png cannot be fetched"),
+        ("s3://bucket/dir/a b.jpg", "s3://bucket/dir/a b.jpg is to be had from Label Studio: set"),
+        (
+            "hdfs://bucket/b.png?signature=secret",
+            "hdfs://bucket/b.png cannot be fetched; supported",
+        ),
         ("ftp://user:secret@h/a", "ftp://h/a cannot be fetched"),
         ("file:///etc/passwd", "file:///etc/passwd cannot be fetched"),
         ("javascript:alert(1)", "cannot be fetched"),
@@ -151,7 +170,7 @@ def test_a_value_has_an_address(value, base, expected):
 )
 def test_what_cannot_be_fetched_is_refused_with_its_name(value, message):
     with pytest.raises(ImageRefusedError) as caught:
-        locate(value, FIELD, None)
+        locate(value, TASK, FIELD, None)
 
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -222,10 +241,10 @@ def test_a_data_uri_that_holds_none_is_refused(value, message):
 
 
 async def test_equal_data_uris_are_the_same_image(open_fetcher):
-    first, second = (locate(f"data:,{text}", FIELD, None) for text in ("a", "b"))
+    first, second = (locate(f"data:,{text}", TASK, FIELD, None) for text in ("a", "b"))
 
     assert first.identity != second.identity
-    assert first.identity == locate("data:,a", FIELD, None).identity
+    assert first.identity == locate("data:,a", TASK, FIELD, None).identity
     assert await open_fetcher().fetch("data:,a") == b"a"
 
 
@@ -413,7 +432,7 @@ async def test_what_looks_like_label_studio_is_not(open_fetcher, lookalike):
         label_studio_url=URL("http://127.0.0.1:4321"), label_studio_token=LEGACY_TOKEN
     )
 
-    url = locate(lookalike.format(port=4321), FIELD, None).url
+    url = locate(lookalike.format(port=4321), TASK, FIELD, None).url
 
     assert not opened.label_studio.serves(url)
 
@@ -677,11 +696,8 @@ async def test_an_image_that_takes_too_long_is_given_up(open_fetcher, elsewhere)
     released.set()
 
 
-def test_the_source_of_the_recorded_storage_tasks_is_told():
+def test_the_recorded_storage_tasks_have_addresses():
     for item in recorded("predict_batch_storage_uris")["body"]["tasks"]:
-        value = item["data"]["image"]
-        if value.startswith(("s3:", "gs:")):
-            with pytest.raises(ImageRefusedError, match="supported are"):
-                locate(value, FIELD, None)
-        else:
-            assert isinstance(locate(value, FIELD, None), ImageSource)
+        source = locate(item["data"]["image"], TASK, FIELD, URL("http://ls:8080"))
+
+        assert source.url or source.data_uri

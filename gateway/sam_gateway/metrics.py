@@ -47,11 +47,6 @@ class Metrics:
             if sample.name.endswith("_total") and not sample.labels
         }
 
-    def failed(self, reason: str) -> int:
-        """Return how many requests failed for a reason."""
-        labels = {"reason": reason}
-        return int(self._registry.get_sample_value("sam_gateway_failures_total", labels) or 0)
-
     def exposition(self) -> bytes:
         """Return all values in the text format of Prometheus."""
         return generate_latest(self._registry)

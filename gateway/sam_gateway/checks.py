@@ -1,0 +1,161 @@
+"""Trying out what the gateway depends on: Label Studio, its tokens, the worker.
+
+Nothing here waits longer than CHECK_TIMEOUT_S.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+
+import sam_client
+from sam_gateway.errors import GatewayError
+from sam_gateway.findings import Finding
+from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
+from sam_gateway.tokens import Credential
+
+CHECK_TIMEOUT_S = 2.0
+
+_MAX_DETAIL_CHARACTERS = 200
+_NEW_TOKEN = (
+    f"create a personal access token in Label Studio (Account & Settings) and set "
+    f"`{TOKEN_SETTING}` to it"
+)
+_LEGACY_OFF = (
+    f"{_NEW_TOKEN}, or allow legacy tokens in Label Studio (Organization > Access Token Settings)"
+)
+
+
+async def address_finding(label_studio: LabelStudio) -> Finding:
+    """Say whether Label Studio is where the gateway looks for it."""
+    if label_studio.url is None:
+        return Finding(
+            "warn",
+            "Label Studio",
+            "its address is not known: LABEL_STUDIO_URL is not set, and /setup was not called",
+            "set `LABEL_STUDIO_URL` to the address of Label Studio as seen from the gateway",
+        )
+    where = f"{label_studio.url} (from {label_studio.url_source})"
+    try:
+        (status, health), (_, versions) = await asyncio.wait_for(
+            asyncio.gather(label_studio.ask("/health"), label_studio.ask("/api/version/")),
+            CHECK_TIMEOUT_S,
+        )
+    except (aiohttp.ClientError, asyncio.TimeoutError, GatewayError) as error:
+        return Finding(
+            "fail",
+            "Label Studio",
+            f"{where} cannot be reached: {_cause(error)}",
+            "set `LABEL_STUDIO_URL` to its address as seen from the gateway: in a container "
+            "localhost is the container itself, and the host is `http://host.docker.internal:8080`",
+        )
+    release = versions.get("release") if isinstance(versions, dict) else None
+    if status != 200 or not isinstance(health, dict):
+        return Finding(
+            "fail",
+            "Label Studio",
+            f"what answers at {where} is not Label Studio ({status})",
+            "set `LABEL_STUDIO_URL` to the address of Label Studio, with its path if it has one",
+        )
+    return Finding("ok", "Label Studio", f"{where} answers, version {release or 'unknown'}")
+
+
+async def token_findings(label_studio: LabelStudio) -> list[Finding]:
+    """Try every token that there is."""
+    if label_studio.url is None:
+        return []
+    credentials = label_studio.credentials()
+    if not credentials:
+        return [
+            Finding("warn", "token", "none is set: uploaded images cannot be fetched", _NEW_TOKEN)
+        ]
+    findings = await asyncio.gather(*(_token_finding(label_studio, c) for c in credentials))
+    if findings[0].level == "ok":
+        # The others would be tried after it, and are not needed.
+        return [findings[0]]
+    return list(findings)
+
+
+async def _token_finding(label_studio: LabelStudio, credential: Credential) -> Finding:
+    what = f"{credential.name} ({credential.kind})"
+    if credential.expires is not None and credential.expires < time.time():
+        day = time.strftime("%Y-%m-%d", time.gmtime(credential.expires))
+        return Finding("fail", "token", f"{what} expired on {day}", _NEW_TOKEN)
+    try:
+        status, body = await asyncio.wait_for(_who_am_i(label_studio, credential), CHECK_TIMEOUT_S)
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        return Finding(
+            "warn",
+            "token",
+            f"{what} could not be tried: {_cause(error)}",
+            "see Label Studio's address",
+        )
+    except GatewayError as error:
+        return Finding("fail", "token", f"{what}: {error}", _NEW_TOKEN)
+    if status == 200:
+        return Finding("ok", "token", f"{what} is accepted")
+    detail = body.get("detail") if isinstance(body, dict) else None
+    told = f": {detail[:_MAX_DETAIL_CHARACTERS]}" if isinstance(detail, str) else ""
+    remedy = _LEGACY_OFF if credential.kind == "legacy token" else _NEW_TOKEN
+    return Finding("fail", "token", f"{what} is refused ({status}){told}", remedy)
+
+
+async def _who_am_i(label_studio: LabelStudio, credential: Credential) -> tuple[int, object]:
+    path = "/api/current-user/whoami"
+    header = await credential.authorization()
+    status, body = await label_studio.ask(path, header)
+    if status == 401:
+        renewed = await credential.authorization(rejected=header)
+        if renewed != header:
+            return await label_studio.ask(path, renewed)
+    return status, body
+
+
+async def worker_finding(
+    asked: Coroutine[Any, Any, sam_client.ServerInfo], *, is_own: bool, model: str
+) -> tuple[Finding, sam_client.ServerInfo | None]:
+    """Say whether the worker answers and has the model, and what it offers.
+
+    `asked` is the call that asks it for that.
+    """
+    try:
+        info = await asyncio.wait_for(asked, CHECK_TIMEOUT_S)
+    except (sam_client.SamError, asyncio.TimeoutError) as error:
+        finding = Finding(
+            "fail",
+            "worker",
+            f"it does not answer: {_cause(error)}",
+            "it may be loading its model; if that lasts, the gateway's log has its last words"
+            if is_own
+            else "start it with `sam-worker --listen …`, or set `SAM_WORKER` to where it listens",
+        )
+        return finding, None
+    wanted = model or info.default_model
+    models = {m.name: m for m in info.models}
+    if wanted not in models:
+        finding = Finding(
+            "fail",
+            "worker",
+            f"it has no model {wanted!r}, but {', '.join(models) or 'none'}",
+            "set `SAM_MODEL` to one of these, or start the worker with the model",
+        )
+        return finding, info
+    used = models[wanted]
+    return (
+        Finding(
+            "ok", "worker", f"{used.name} runs by {used.engine} on {used.device} ({used.precision})"
+        ),
+        info,
+    )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+    if isinstance(error, GatewayError | sam_client.SamError):
+        return str(error)
+    return type(error).__name__

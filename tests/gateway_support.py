@@ -10,8 +10,11 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from label_studio_sdk.converter import brush
+from numpy.typing import NDArray
 from PIL import Image
 from yarl import URL
 
@@ -135,6 +138,23 @@ LABEL_CONFIG = """<View><Image name="image" value="$image"/>
 <KeyPointLabels name="kp" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
 <RectangleLabels name="rect" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>
 </View>"""
+
+
+def region_mask(region: dict[str, Any]) -> NDArray[np.bool_]:
+    """The mask of a brush or bitmask region, bool (height, width), as Label Studio reads it."""
+    value = region["value"]
+    if "rle" in value:
+        rgba = brush.decode_rle(value["rle"])
+        shape = region["original_height"], region["original_width"], 4
+        return np.asarray(rgba).reshape(shape)[:, :, 3] > 0
+    prefix, _, text = (value.get("maskDataURL") or value["imageDataURL"]).partition(",")
+    assert prefix == "data:image/png;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+    assert picture.size == (region["original_width"], region["original_height"])
+    red, _, _, alpha = np.moveaxis(np.asarray(picture.convert("RGBA")), 2, 0)
+    # Of a brush, the browser saves what is red; it draws what is not transparent.
+    assert ((red > 0) == (alpha > 0)).all()
+    return alpha > 0
 
 
 def key_point(x: float, y: float, *, size: tuple[int, int], **changes: Any) -> dict[str, Any]:

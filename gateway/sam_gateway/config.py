@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yarl import URL
 
+from sam_gateway.shapes import SHAPES, ShapeOptions
 from sam_gateway.tokens import is_token
 
 MIB = 2**20
@@ -50,6 +51,7 @@ class Config:
     image_timeout_s: float = 30.0
     # Label Studio gives up after 100 s.
     predict_timeout_s: float = 90.0
+    shape_options: ShapeOptions = field(default_factory=ShapeOptions)
     log_level: str = "INFO"
 
     @property
@@ -86,6 +88,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         max_body_bytes=_whole("MAX_BODY_BYTES", env, default.max_body_bytes),
         image_timeout_s=_seconds("IMAGE_TIMEOUT_S", env, default.image_timeout_s),
         predict_timeout_s=_seconds("PREDICT_TIMEOUT_S", env, default.predict_timeout_s),
+        shape_options=_shape_options(env, default.shape_options),
         log_level=_log_level(flags.log_level or env.get("LOG_LEVEL", default.log_level)),
     )
 
@@ -115,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Further settings are environment variables: LABEL_STUDIO_URL, "
         "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, "
-        "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S.",
+        "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S, OUTPUT, "
+        "POLYGON_TOLERANCE, MIN_REGION_PIXELS, MIN_HOLE_PIXELS.",
     )
     add = parser.add_argument
     add("--host", help="address to listen on (HOST, 127.0.0.1)")
@@ -127,11 +131,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(name: str, env: Mapping[str, str], default: int) -> int:
+def _whole(name: str, env: Mapping[str, str], default: int, minimum: int = 1) -> int:
     text = env.get(name, str(default))
-    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < 1:
-        raise ConfigError(f"{name}: expected a whole number from 1, got {text!r}")
+    if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < minimum:
+        raise ConfigError(f"{name}: expected a whole number from {minimum}, got {text!r}")
     return int(text)
+
+
+def _shape_options(env: Mapping[str, str], default: ShapeOptions) -> ShapeOptions:
+    kinds = tuple(filter(None, re.split(r"[\s,]+", env.get("OUTPUT", "").lower())))
+    if unknown := [kind for kind in kinds if kind not in SHAPES]:
+        raise ConfigError(
+            f"OUTPUT: expected one or more of {', '.join(SHAPES)}, separated by commas, "
+            f"got {unknown[0]!r}"
+        )
+    tolerance = env.get("POLYGON_TOLERANCE", str(default.polygon_tolerance))
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", tolerance):
+        raise ConfigError(
+            f"POLYGON_TOLERANCE: expected a number of pixels from 0, got {tolerance!r}"
+        )
+    return ShapeOptions(
+        kinds=tuple(dict.fromkeys(kinds)),
+        polygon_tolerance=float(tolerance),
+        min_region_pixels=_whole("MIN_REGION_PIXELS", env, default.min_region_pixels, 0),
+        min_hole_pixels=_whole("MIN_HOLE_PIXELS", env, default.min_hole_pixels, 0),
+    )
 
 
 def _seconds(name: str, env: Mapping[str, str], default: float) -> float:

@@ -12,6 +12,7 @@ from sam_gateway.label_studio import LabelStudio
 from sam_gateway.prompts import PromptGroup, Task, group_prompts
 from sam_gateway.results import Region, regions
 from sam_gateway.segmenter import Segmenter
+from sam_gateway.shapes import ShapeOptions
 
 
 async def predict(
@@ -21,6 +22,7 @@ async def predict(
     *,
     segmenter: Segmenter,
     label_studio: LabelStudio,
+    shape_options: ShapeOptions,
 ) -> list[Region]:
     """Cut out what the open prompts of a task point at.
 
@@ -33,14 +35,14 @@ async def predict(
     config = parse_label_config(label_config)
     found: list[Region] = []
     for group in groups:
-        output = config.output(group.to_name, group.labels)
+        outputs = config.outputs(group.to_name, group.labels, shape_options.kinds)
         # In a thread: of a data URI of many megabytes a digest is made.
         source = await asyncio.to_thread(
             _image_source, task, group, config, await label_studio.find()
         )
         masks = await segmenter.segment(source, group.objects)
         for mask in masks:
-            found += await asyncio.to_thread(regions, output, group, mask)
+            found += await asyncio.to_thread(regions, outputs, group, mask, shape_options)
     return found
 
 

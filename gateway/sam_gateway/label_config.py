@@ -2,13 +2,14 @@
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
 from sam_gateway.errors import InvalidRequestError, NoOutputTagError
+from sam_gateway.shapes import SHAPES
 
 # Real configs are some kilobytes; a few thousand labels are some hundred.
 MAX_CONFIG_CHARACTERS = 2**20
@@ -39,10 +40,15 @@ class ControlTag:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a mask goes: a control of kind `brushlabels`, or a `brush` with its `<Labels>`."""
+    """Where an object goes: a control with labels, or one without and its `<Labels>`."""
 
     control: ControlTag
     labels_control: ControlTag | None = None
+
+    @property
+    def shape(self) -> str:
+        """What the control holds, one of SHAPES."""
+        return self.control.kind.removesuffix("labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +58,48 @@ class LabelConfig:
     images: dict[str, ImageTag]
     controls: tuple[ControlTag, ...]
 
-    def output(self, to_name: str, labels: Sequence[str]) -> Output:
-        """Choose the tag that can hold a mask with these labels on this image.
+    def outputs(
+        self, to_name: str, labels: Sequence[str], shapes: Sequence[str] = ()
+    ) -> list[Output]:
+        """Choose the tags that can hold an object with these labels on this image.
 
-        A `<BrushLabels>` with the labels comes first, then `<Brush>` beside a `<Labels>` with
-        the labels, then any of them (labels may come from the task data).
+        Of each of `shapes` that the config has a tag for, one; without `shapes`, the first of
+        SHAPES only. For a shape, a tag with the labels comes first, as `<BrushLabels>`, then one
+        whose labels come from the task data, then a plain one beside `<Labels>`. If no shape has
+        any of these, tags with other labels are taken.
 
         Raises NoOutputTagError if there is none.
         """
-        brush_labels = list(self._controls("brushlabels", to_name))
-        brushes = list(self._controls("brush", to_name))
-        holder = _holding(self._controls("labels", to_name), labels)
-        if control := _holding(brush_labels, labels):
-            return Output(control)
-        if brushes and holder:
-            return Output(brushes[0], holder)
-        if brush_labels:
-            return Output(brush_labels[0])
-        if brushes:
-            return Output(brushes[0], next(self._controls("labels", to_name), None))
+        wanted = shapes or tuple(SHAPES)
+        for choose in (self._holding_output, self._any_output):
+            found = [output for shape in wanted if (output := choose(shape, to_name, labels))]
+            if found:
+                return found if shapes else found[:1]
         raise NoOutputTagError(
-            f"no tag for masks on image {to_name!r}: add "
-            f'<BrushLabels name="brush" toName="{to_name}"> with the labels '
-            f"{', '.join(labels) or 'of the prompts'} to the labeling config",
+            f"no tag for {' or '.join(shapes) + ' (OUTPUT)' if shapes else 'masks'} on image "
+            f'{to_name!r}: add <{wanted[0].capitalize()}Labels name="{wanted[0]}" '
+            f'toName="{to_name}"> with the labels {", ".join(labels) or "of the prompts"} to the '
+            "labeling config",
             field="label_config",
         )
 
-    def _controls(self, kind: str, to_name: str) -> Iterator[ControlTag]:
-        return (c for c in self.controls if c.kind == kind and to_name in c.to_names)
+    def _holding_output(self, shape: str, to_name: str, labels: Sequence[str]) -> Output | None:
+        if control := _holding(self._controls(f"{shape}labels", to_name), labels):
+            return Output(control)
+        plain = next(iter(self._controls(shape, to_name)), None)
+        holder = _holding(self._controls("labels", to_name), labels)
+        return Output(plain, holder) if plain and holder else None
+
+    def _any_output(self, shape: str, to_name: str, labels: Sequence[str]) -> Output | None:
+        del labels
+        if controls := self._controls(f"{shape}labels", to_name):
+            return Output(controls[0])
+        plain = next(iter(self._controls(shape, to_name)), None)
+        holder = next(iter(self._controls("labels", to_name)), None)
+        return Output(plain, holder) if plain else None
+
+    def _controls(self, kind: str, to_name: str) -> list[ControlTag]:
+        return [c for c in self.controls if c.kind == kind and to_name in c.to_names]
 
 
 @functools.lru_cache(maxsize=256)
@@ -130,5 +150,8 @@ def parse_label_config(text: str) -> LabelConfig:
     )
 
 
-def _holding(controls: Iterable[ControlTag], labels: Sequence[str]) -> ControlTag | None:
-    return next((c for c in controls if labels and c.labels.issuperset(labels)), None)
+def _holding(controls: Sequence[ControlTag], labels: Sequence[str]) -> ControlTag | None:
+    """Choose the control that has the labels, else one that has none until it sees the task."""
+    having = (control for control in controls if labels and control.labels.issuperset(labels))
+    dynamic = (control for control in controls if labels and not control.labels)
+    return next(having, None) or next(dynamic, None)

@@ -1,6 +1,7 @@
 """The routes: HTTP only."""
 
 import logging
+from collections.abc import Sequence
 
 import orjson
 from aiohttp import web
@@ -8,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from sam_gateway import interactive
 from sam_gateway.errors import GatewayError, InvalidRequestError
+from sam_gateway.history import Prediction
 from sam_gateway.json_body import parse_json
-from sam_gateway.keys import CONFIG, LABEL_STUDIO, METRICS, SEGMENTER
+from sam_gateway.keys import CONFIG, HISTORY, LABEL_STUDIO, METRICS, SEGMENTER
 from sam_gateway.label_config import parse_label_config
 from sam_gateway.logs import event
-from sam_gateway.prompts import parse_predict
+from sam_gateway.prompts import parse_predict, parse_tasks_created
 from sam_gateway.results import Region
 
 # Smaller answers are sent sooner than they are packed.
@@ -34,14 +36,24 @@ async def setup(request: web.Request) -> web.Response:
     request.app[LABEL_STUDIO].remember_setup(
         hostname if isinstance(hostname, str) else "", token if isinstance(token, str) else ""
     )
-    _check_label_config(body.get("schema"))
+    request.app[HISTORY].saw_label_config(body.get("schema"))
+    _check_label_config(body.get("schema"), request.app[CONFIG].shape_options.kinds)
     return json_response({"model_version": request.app[CONFIG].model_version})
 
 
 async def predict(request: web.Request) -> web.Response:
     """Answer prompts with regions; without prompts, with nothing for each task."""
+    with request.app[HISTORY].predicting() as prediction:
+        return await _predict(request, prediction)
+
+
+async def _predict(request: web.Request, prediction: Prediction) -> web.Response:
     asked = parse_predict(await parse_json(await request.read()))
+    prediction.asked(asked)
+    request.app[HISTORY].saw_label_config(asked.label_config)
     results: list[object] = [[] for _ in asked.tasks]
+    if asked.prompts is None and asked.label_config:
+        request.app[EMBED_AHEAD].add(asked.tasks, asked.label_config)
     if asked.prompts:
         found = await interactive.predict(
             asked.tasks[0],
@@ -49,7 +61,9 @@ async def predict(request: web.Request) -> web.Response:
             asked.label_config,
             segmenter=request.app[SEGMENTER],
             label_studio=request.app[LABEL_STUDIO],
+            shape_options=request.app[CONFIG].shape_options,
         )
+        prediction.answered(found)
         if found:
             results[0] = {
                 "result": found,
@@ -60,10 +74,14 @@ async def predict(request: web.Request) -> web.Response:
 
 
 async def webhook(request: web.Request) -> web.Response:
-    """Hear what happened in Label Studio, and drop what may have changed."""
-    action = _object(await parse_json(await request.read())).get("action")
+    """Hear what happened in Label Studio: drop what may have changed, prepare for what is new."""
+    body = _object(await parse_json(await request.read()))
+    action = body.get("action")
     if action == "PROJECT_UPDATED":
         parse_label_config.cache_clear()
+    elif action == "TASKS_CREATED":
+        created = parse_tasks_created(body)
+        request.app[EMBED_AHEAD].add(created.tasks, created.label_config)
     elif action == "TASKS_DELETED":
         request.app[SEGMENTER].forget_images()
     elif action == "START_TRAINING":
@@ -101,14 +119,14 @@ def _mean_score(found: list[Region]) -> float:
     return sum(scores) / len(scores)
 
 
-def _check_label_config(schema: object) -> None:
+def _check_label_config(schema: object, shapes: Sequence[str]) -> None:
     """Log at once what would only show at the first click."""
     if not isinstance(schema, str) or not schema:
         return
     try:
         config = parse_label_config(schema)
         for name in config.images:
-            config.output(name, ())
+            config.outputs(name, (), shapes)
     except GatewayError as error:
         _logger.warning(event("label_config_unusable", reason=error.reason, message=str(error)))
 

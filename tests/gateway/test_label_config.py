@@ -11,7 +11,8 @@ def config_of(name):
     return parse_label_config(recorded(name)["body"]["label_config"])
 
 
-def names(output: Output):
+def names(outputs: list[Output]):
+    (output,) = outputs
     return output.control.name, output.labels_control and output.labels_control.name
 
 
@@ -27,7 +28,7 @@ def names(output: Output):
     ],
 )
 def test_recorded_configs_have_an_output(recording, to_name, labels, expected):
-    assert names(config_of(recording).output(to_name, labels)) == expected
+    assert names(config_of(recording).outputs(to_name, labels)) == expected
 
 
 def test_the_brush_with_the_label_wins():
@@ -40,11 +41,11 @@ def test_the_brush_with_the_label_wins():
         </View>"""
     )
 
-    assert names(config.output("i", ["car"])) == ("things", None)
-    assert names(config.output("i", ["Cat"])) == ("animals", None)
-    assert names(config.output("i", ["Sky"])) == ("plain", "l")
-    assert names(config.output("i", ["Car"])) == ("animals", None)  # unknown: its alias counts
-    assert names(config.output("i", [])) == ("animals", None)
+    assert names(config.outputs("i", ["car"])) == ("things", None)
+    assert names(config.outputs("i", ["Cat"])) == ("animals", None)
+    assert names(config.outputs("i", ["Sky"])) == ("plain", "l")
+    assert names(config.outputs("i", ["Car"])) == ("animals", None)  # unknown: its alias counts
+    assert names(config.outputs("i", [])) == ("animals", None)
 
 
 def test_a_brush_alone_takes_masks_without_labels():
@@ -52,7 +53,7 @@ def test_a_brush_alone_takes_masks_without_labels():
         '<View><Image name="i" value="$i"/><Brush name="b" toName="i"/></View>'
     )
 
-    assert names(config.output("i", [])) == ("b", None)
+    assert names(config.outputs("i", [])) == ("b", None)
 
 
 def test_tag_and_attribute_names_have_no_case():
@@ -62,7 +63,7 @@ def test_tag_and_attribute_names_have_no_case():
     )
 
     assert config.images["i"].key == "x"
-    assert config.output("j", ["A"]).control.name == "b"
+    assert names(config.outputs("j", ["A"])) == ("b", None)
 
 
 def test_an_image_list_has_its_key():
@@ -74,17 +75,87 @@ def test_an_image_list_has_its_key():
     "config",
     [
         '<View><Image name="i" value="$i"/></View>',
-        '<View><Image name="i" value="$i"/><PolygonLabels name="p" toName="i">'
-        '<Label value="Cat"/></PolygonLabels></View>',
+        '<View><Image name="i" value="$i"/><KeyPointLabels name="p" toName="i">'
+        '<Label value="Cat"/></KeyPointLabels></View>',
         '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="other">'
         '<Label value="Cat"/></BrushLabels></View>',
     ],
 )
 def test_a_config_without_a_place_for_masks_says_what_to_add(config):
     with pytest.raises(NoOutputTagError, match='<BrushLabels name="brush" toName="i">') as caught:
-        parse_label_config(config).output("i", ("Cat",))
+        parse_label_config(config).outputs("i", ("Cat",))
 
     assert caught.value.field == "label_config"
+
+
+ALL_SHAPES = parse_label_config(
+    """<View><Image name="i" value="$i"/>
+    <RectangleLabels name="r" toName="i"><Label value="Cat"/></RectangleLabels>
+    <EllipseLabels name="e" toName="i"><Label value="Cat"/></EllipseLabels>
+    <VectorLabels name="v" toName="i"><Label value="Cat"/></VectorLabels>
+    <PolygonLabels name="p" toName="i"><Label value="Dog"/></PolygonLabels>
+    <BitmaskLabels name="m" toName="i"><Label value="Cow"/></BitmaskLabels>
+    <BrushLabels name="b" toName="i"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
+    <Polygon name="plain" toName="i"/><Labels name="l" toName="i"><Label value="Cat"/></Labels>
+    </View>"""
+)
+
+
+@pytest.mark.parametrize(
+    ("label", "shapes", "expected"),
+    [
+        ("Cat", (), ["b"]),
+        ("Cow", (), ["m"]),
+        ("Cat", ("polygon",), ["plain"]),
+        ("Dog", ("polygon",), ["p"]),
+        ("Cat", ("rectangle", "brush", "ellipse", "vector"), ["r", "b", "e", "v"]),
+        ("Cow", ("brush", "bitmask", "rectangle"), ["m"]),
+        ("Cow", ("brush", "rectangle"), ["b", "r"]),  # none has it: the labels may be others
+    ],
+)
+def test_an_object_goes_where_its_label_is(label, shapes, expected):
+    outputs = ALL_SHAPES.outputs("i", [label], shapes)
+
+    assert [output.control.name for output in outputs] == expected
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen"),
+    [
+        ("Rectangle Ellipse Vector Polygon Bitmask Brush", "brush"),
+        ("Rectangle Ellipse Vector Polygon Bitmask", "bitmask"),
+        ("Rectangle Ellipse Vector Polygon", "polygon"),
+        ("Rectangle Ellipse Vector", "vector"),
+        ("Rectangle Ellipse", "ellipse"),
+        ("Rectangle", "rectangle"),
+    ],
+)
+def test_the_most_exact_shape_is_chosen(kinds, chosen):
+    tags = "".join(
+        f'<{kind}Labels name="{kind}" toName="i"><Label value="Cat"/></{kind}Labels>'
+        for kind in kinds.split()
+    )
+    config = parse_label_config(f'<View><Image name="i" value="$i"/>{tags}</View>')
+
+    (output,) = config.outputs("i", ["Cat"])
+
+    assert output.shape == chosen
+
+
+def test_labels_from_the_task_data_hold_any_label():
+    config = parse_label_config(
+        """<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$labels"/>
+        <RectangleLabels name="r" toName="i"><Label value="Cat"/></RectangleLabels></View>"""
+    )
+
+    assert names(config.outputs("i", ["Cat"])) == ("b", None)
+
+
+def test_a_shape_that_is_asked_for_and_missing_is_named():
+    with pytest.raises(
+        NoOutputTagError, match=r'polygon or vector \(OUTPUT\).*<PolygonLabels name="polygon"'
+    ):
+        parse_label_config(LABEL_CONFIG).outputs("image", ["Cat"], ("polygon", "vector"))
 
 
 ENTITY_BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">

@@ -3,10 +3,9 @@
 import base64
 
 import pytest
-from label_studio_sdk.converter import brush
 from PIL import Image
 
-from gateway_support import click, key_point, recorded
+from gateway_support import click, key_point, recorded, region_mask
 from support import IMAGES
 
 RECORDED_CLICKS = [
@@ -49,8 +48,7 @@ async def mask_of(gateway, body):
     (entry,) = (await response.json())["results"]
     assert entry, "no mask was found"
     (region,) = entry["result"]
-    rgba = brush.decode_rle(region["value"]["rle"])
-    return rgba.reshape(region["original_height"], region["original_width"], 4)[:, :, 3] > 0
+    return region_mask(region)
 
 
 @pytest.mark.parametrize("name", RECORDED_CLICKS)

@@ -5,9 +5,8 @@ import copy
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter import brush
 
-from gateway_support import LEGACY_TOKEN, jpeg, recorded
+from gateway_support import LEGACY_TOKEN, jpeg, recorded, region_mask
 from support import DATA
 
 RECORDINGS = sorted(path.stem for path in (DATA / "label-studio").glob("*.json"))
@@ -53,11 +52,6 @@ async def replay(client, request, **headers):
         json=request.get("body"),
         headers={"User-Agent": "heartex/1.23.2", "Accept-Encoding": "gzip, deflate", **headers},
     )
-
-
-def decoded(region):
-    rgba = brush.decode_rle(region["value"]["rle"])
-    return rgba.reshape(region["original_height"], region["original_width"], 4)[:, :, 3] > 0
 
 
 def test_there_are_recordings_of_each_kind():
@@ -128,7 +122,7 @@ async def test_an_interactive_request_is_answered_with_masks(gateway, name):
     assert regions, "no mask was found"
     assert len({region["id"] for region in regions}) == max(len(boxes), 1)
     for region in regions:
-        pixels = decoded(region)
+        pixels = region_mask(region)
         assert pixels.any()
         assert pixels.shape == (first["original_height"], first["original_width"])
         assert region["to_name"] == first["to_name"]
@@ -180,7 +174,7 @@ async def test_a_rotated_view_changes_nothing_about_the_mask(gateway):
     straight["body"]["params"]["context"]["result"][0]["image_rotation"] = 0
 
     masks = [
-        decoded((await (await replay(gateway, request)).json())["results"][0]["result"][0])
+        region_mask((await (await replay(gateway, request)).json())["results"][0]["result"][0])
         for request in (turned, straight)
     ]
 

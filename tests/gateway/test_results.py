@@ -5,17 +5,18 @@ import dataclasses
 import numpy as np
 import orjson
 import pytest
-from label_studio_sdk.converter import brush
 
 import sam_core
-from gateway_support import LABEL_CONFIG, recorded
+from gateway_support import LABEL_CONFIG, recorded, region_mask
 from sam_gateway.label_config import parse_label_config
 from sam_gateway.prompts import PromptGroup
 from sam_gateway.results import ObjectMask, regions
+from sam_gateway.shapes import ShapeOptions
 
 WIDTH, HEIGHT = 40, 30
 GROUP = PromptGroup("image", None, ("Cat",), WIDTH, HEIGHT, ())
-OUTPUT = parse_label_config(LABEL_CONFIG).output("image", ("Cat",))
+OUTPUTS = parse_label_config(LABEL_CONFIG).outputs("image", ("Cat",))
+OPTIONS = ShapeOptions()
 
 
 def a_mask(pixels=None, *, predicted_iou=0.75, prompt_id="first"):
@@ -27,23 +28,18 @@ def a_mask(pixels=None, *, predicted_iou=0.75, prompt_id="first"):
     return ObjectMask(prompt_id, sam_core.counts_from_mask(pixels), width, height, predicted_iou)
 
 
-def written(output, group, mask):
+def written(outputs, group, mask, options=OPTIONS):
     """The regions as they are in the answer."""
-    return orjson.loads(orjson.dumps(regions(output, group, mask)))
-
-
-def decoded(region):
-    rgba = brush.decode_rle(region["value"]["rle"])
-    return rgba.reshape(region["original_height"], region["original_width"], 4)[:, :, 3] > 0
+    return orjson.loads(orjson.dumps(regions(outputs, group, mask, options)))
 
 
 def test_a_brush_region_is_what_label_studio_takes():
     mask = a_mask()
 
-    (region,) = written(OUTPUT, GROUP, mask)
+    (region,) = written(OUTPUTS, GROUP, mask)
 
     pixels = sam_core.mask_from_counts(mask.counts, HEIGHT, WIDTH)
-    np.testing.assert_array_equal(decoded(region), pixels)
+    np.testing.assert_array_equal(region_mask(region), pixels)
     value = region.pop("value")
     assert value["format"] == "rle"
     assert value["brushlabels"] == ["Cat"]
@@ -60,24 +56,24 @@ def test_a_brush_region_is_what_label_studio_takes():
 
 
 def test_the_page_of_a_multi_image_task_is_repeated():
-    (region,) = written(OUTPUT, dataclasses.replace(GROUP, item_index=3), a_mask())
+    (region,) = written(OUTPUTS, dataclasses.replace(GROUP, item_index=3), a_mask())
 
     assert region["item_index"] == 3
 
 
 def test_an_empty_mask_is_no_region():
-    assert regions(OUTPUT, GROUP, a_mask(np.zeros((HEIGHT, WIDTH), bool))) == []
+    assert regions(OUTPUTS, GROUP, a_mask(np.zeros((HEIGHT, WIDTH), bool)), OPTIONS) == []
 
 
 def test_a_full_mask_is_a_region():
-    (region,) = written(OUTPUT, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool)))
+    (region,) = written(OUTPUTS, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool)))
 
-    assert decoded(region).all()
+    assert region_mask(region).all()
 
 
 @pytest.mark.parametrize(("predicted_iou", "score"), [(-0.2, 0), (1.07, 1), (0.5, 0.5)])
 def test_the_score_is_the_predicted_iou_within_0_and_1(predicted_iou, score):
-    (region,) = written(OUTPUT, GROUP, a_mask(predicted_iou=predicted_iou))
+    (region,) = written(OUTPUTS, GROUP, a_mask(predicted_iou=predicted_iou))
 
     assert region["score"] == score
 
@@ -85,7 +81,7 @@ def test_the_score_is_the_predicted_iou_within_0_and_1(predicted_iou, score):
 def test_brush_beside_labels_is_two_regions_with_one_id():
     config = parse_label_config(recorded("ui_labels_and_keypoint_tags")["body"]["label_config"])
 
-    mask, labels = written(config.output("image", ("Cat",)), GROUP, a_mask())
+    mask, labels = written(config.outputs("image", ("Cat",)), GROUP, a_mask())
 
     assert (mask["type"], mask["from_name"]) == ("brush", "brush")
     assert (labels["type"], labels["from_name"]) == ("labels", "labels")
@@ -97,16 +93,20 @@ def test_brush_beside_labels_is_two_regions_with_one_id():
 def test_a_brush_alone_is_one_region():
     config = '<View><Image name="image" value="$i"/><Brush name="b" toName="image"/></View>'
 
-    (region,) = written(parse_label_config(config).output("image", ()), GROUP, a_mask())
+    (region,) = written(parse_label_config(config).outputs("image", ()), GROUP, a_mask())
 
     assert (region["type"], region["from_name"]) == ("brush", "b")
 
 
 def test_the_id_stays_for_the_object_and_differs_for_others():
-    (region,) = regions(OUTPUT, GROUP, a_mask())
-    (again,) = regions(OUTPUT, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool), predicted_iou=0.1))
-    (other_prompt,) = regions(OUTPUT, GROUP, a_mask(prompt_id="second"))
-    (other_label,) = regions(OUTPUT, dataclasses.replace(GROUP, labels=("Dog",)), a_mask())
+    (region,) = regions(OUTPUTS, GROUP, a_mask(), OPTIONS)
+    (again,) = regions(
+        OUTPUTS, GROUP, a_mask(np.ones((HEIGHT, WIDTH), bool), predicted_iou=0.1), OPTIONS
+    )
+    (other_prompt,) = regions(OUTPUTS, GROUP, a_mask(prompt_id="second"), OPTIONS)
+    (other_label,) = regions(
+        OUTPUTS, dataclasses.replace(GROUP, labels=("Dog",)), a_mask(), OPTIONS
+    )
 
     assert region["id"] == again["id"]
     assert len({region["id"], other_prompt["id"], other_label["id"]}) == 3
@@ -118,7 +118,7 @@ def test_a_mask_of_another_size_is_scaled_to_that_of_the_request(size):
     group = dataclasses.replace(GROUP, original_width=width, original_height=height)
     mask = a_mask()
 
-    found = written(OUTPUT, group, mask)
+    found = written(OUTPUTS, group, mask)
 
     pixels = sam_core.mask_from_counts(mask.counts, HEIGHT, WIDTH)
     rows = ((np.arange(height) + 0.5) * HEIGHT / height).astype(int)
@@ -127,4 +127,4 @@ def test_a_mask_of_another_size_is_scaled_to_that_of_the_request(size):
     if not found:
         assert not expected.any()
     else:
-        np.testing.assert_array_equal(decoded(found[0]), expected)
+        np.testing.assert_array_equal(region_mask(found[0]), expected)

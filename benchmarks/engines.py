@@ -1,0 +1,291 @@
+"""Engines and precisions side by side: encoder, decoder, load time, memory and agreement.
+
+Each contestant has a process of its own, and in each round all of them are asked in turn, so
+that a busy machine slows all of them. Times are medians, with the fastest in brackets; ratios
+are of medians, against the first row. The second table is of whole workers: from the start of
+the process to the first answer to Embed, and memory after clicks.
+
+    python benchmarks/engines.py [--architecture mobile_sam | --checkpoint FILE | --model NAME]
+        [--image FILE] [--rounds 7] [--threads 1 2]
+
+Without a checkpoint the weights are random: times hold, and agreement is only that of
+arithmetic. Needs the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam_client import Prompt, SamClient
+from sam_core import mask_from_counts
+from sam_inference import prompts
+from sam_inference.config import model_dir_of
+from sam_inference.engines import EngineChoice, EngineError, choose_engine, open_engine
+from sam_inference.models import ModelSpec, find_models
+from sam_inference.models.importing import import_checkpoint
+from sam_inference.predictor import Predictor
+
+ROOT = Path(__file__).parents[1]
+IMAGE = ROOT / "tests/data/images/originals/truck.jpg"
+CONTESTANTS = (
+    ("pytorch", "float32"),
+    ("pytorch", "bfloat16"),
+    ("onnxruntime", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+)
+WORKERS = (("onnxruntime", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
+DECODES_PER_ROUND = 3
+MAX_PIXELS = 100_000_000
+GRID = 3  # clicks a side, for the agreement of masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--architecture", default="mobile_sam")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--model", help="an imported or bundled model, instead of a checkpoint")
+    parser.add_argument("--image", type=Path, default=IMAGE)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.model:
+            spec = find_models(model_dir_of(os.environ))[arguments.model]
+        else:
+            checkpoint = arguments.checkpoint or random_checkpoint(
+                arguments.architecture, Path(folder)
+            )
+            spec = import_checkpoint(checkpoint, Path(folder))
+        print(f"{spec.title}, {arguments.image.name}, {arguments.rounds} rounds\n")
+        for threads in arguments.threads:
+            compare_engines(spec, arguments.image.read_bytes(), threads, arguments.rounds)
+        compare_workers(spec, arguments.image.read_bytes(), Path(folder) / "socket")
+
+
+def random_checkpoint(architecture: str, folder: Path) -> Path:
+    """Save random weights, in a process of its own to keep PyTorch out of this one."""
+    path = folder / "random.pt"
+    script = (
+        "from models_support import random_network, save_checkpoint\n"
+        "from pathlib import Path\n"
+        f"save_checkpoint(random_network({architecture!r}), {architecture!r}, Path({str(path)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", check=True)
+    return path
+
+
+@dataclass
+class Contestant:
+    """An engine in a process of its own, and what was measured of it."""
+
+    choice: EngineChoice
+    connection: Connection
+    process: multiprocessing.context.SpawnProcess
+    load_s: float
+    encode_ms: list[float] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
+
+    def ask(self, what: str) -> object:
+        self.connection.send(what)
+        return self.connection.recv()
+
+
+def compare_engines(spec: ModelSpec, image: bytes, threads: int, rounds: int) -> None:
+    contestants = [contestant for contestant in start_all(spec, image, threads) if contestant]
+    for number in range(rounds + 1):
+        for contestant in contestants:
+            times = contestant.ask("time")
+            assert isinstance(times, tuple)
+            if number:  # the first is for warming up
+                contestant.encode_ms.append(times[0])
+                contestant.decode_ms += times[1]
+    reference = contestants[0]
+    theirs = reference.ask("results")
+    print(f"{threads} thread{'s' if threads > 1 else ''}:\n")
+    print(
+        "| engine | precision | encoder ms | ratio | decoder ms | ratio | load s | peak MiB "
+        "| embedding cosine | mask IoU, least |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for contestant in contestants:
+        cosine, iou = agreement(contestant.ask("results"), theirs)
+        print(
+            f"| {contestant.choice.name} | {contestant.choice.precision} "
+            f"| {summary(contestant.encode_ms)} "
+            f"| {ratio(reference.encode_ms, contestant.encode_ms)} "
+            f"| {summary(contestant.decode_ms)} "
+            f"| {ratio(reference.decode_ms, contestant.decode_ms)} "
+            f"| {contestant.load_s:.1f} | {contestant.ask('memory')} "
+            f"| {cosine:.6f} | {iou:.4f} |"
+        )
+    print()
+    for contestant in contestants:
+        contestant.connection.send("end")
+        contestant.process.join()
+
+
+def start_all(spec: ModelSpec, image: bytes, threads: int) -> list[Contestant | None]:
+    return [start(spec, image, threads, *contestant) for contestant in CONTESTANTS]
+
+
+def start(
+    spec: ModelSpec, image: bytes, threads: int, engine: str, precision: str
+) -> Contestant | None:
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=run, args=(there, spec, image, threads, engine, precision))
+    process.start()
+    choice, load_s = here.recv()
+    if isinstance(choice, str):
+        print(f"{engine} {precision}: left out, {choice}\n")
+        return None
+    return Contestant(choice, here, process, load_s)
+
+
+def run(
+    connection: Connection,
+    spec: ModelSpec,
+    image: bytes,
+    threads: int,
+    engine: str,
+    precision: str,
+) -> None:
+    """Answer `Contestant.ask` until told to end."""
+    if engine == "pytorch":
+        sys.path.insert(0, str(ROOT / "tests"))
+        __import__("models_support")  # makes torchvision fit a CPU-only PyTorch
+    try:
+        start = time.perf_counter()
+        choice = choose_engine(engine, precision, spec)
+        predictor = Predictor(spec, open_engine(choice, spec, threads=threads))
+        connection.send((choice, time.perf_counter() - start))
+    except EngineError as error:
+        connection.send((str(error), 0.0))
+        return
+    embedding, _ = predictor.embed(image, max_pixels=MAX_PIXELS)
+    clicked = clicks(embedding.original_size)
+    while (asked := connection.recv()) != "end":
+        if asked == "time":
+            _, durations = predictor.embed(image, max_pixels=MAX_PIXELS)
+            times = [
+                predictor.decode(embedding, clicked[0], multimask_output=False)[1]
+                for _ in range(DECODES_PER_ROUND)
+            ]
+            connection.send((durations.encoder_ms, times))
+        elif asked == "memory":
+            connection.send(peak_mib("self"))
+        else:
+            masks = []
+            for prompt in clicked:
+                (candidate,), _ = predictor.decode(embedding, prompt, multimask_output=False)
+                mask = predictor.mask(embedding, candidate)
+                masks.append(mask_from_counts(mask.counts, mask.height, mask.width))
+            tensor = embedding.tensors["image_embedding"].astype(np.float64)
+            connection.send((tensor, masks))
+
+
+def clicks(original_size: tuple[int, int]) -> list[prompts.Prompt]:
+    """A grid of one-point prompts."""
+    height, width = original_size
+    steps = [(index + 0.5) / GRID for index in range(GRID)]
+    return [
+        prompts.Prompt(
+            point_coords=np.array([[x * width, y * height]], np.float32),
+            point_labels=np.ones(1, np.float32),
+            box=None,
+            mask_input=None,
+        )
+        for y in steps
+        for x in steps
+    ]
+
+
+def agreement(ours: object, theirs: object) -> tuple[float, float]:
+    """Return the cosine of the embeddings, and the least IoU of the masks."""
+    assert isinstance(ours, tuple)
+    assert isinstance(theirs, tuple)
+    product = np.linalg.norm(ours[0]) * np.linalg.norm(theirs[0])
+    cosine = float((ours[0] * theirs[0]).sum() / product)
+    return cosine, min(iou(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def summary(times: Sequence[float]) -> str:
+    return f"{statistics.median(times):.0f} ({min(times):.0f})"
+
+
+def ratio(reference: Sequence[float], times: Sequence[float]) -> str:
+    return f"{statistics.median(reference) / statistics.median(times):.2f}"
+
+
+def peak_mib(process: object) -> int:
+    """Return the most memory that a process ever had. (getrusage's counts its parent's, too.)"""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert match
+    return int(match[1]) >> 10
+
+
+def compare_workers(spec: ModelSpec, image: bytes, socket: Path) -> None:
+    print("Whole workers, two threads:\n")
+    print("| engine | precision | first Embed answered after s | peak MiB after 8 clicks |")
+    print("| --- | --- | --- | --- |")
+    for engine, precision in WORKERS:
+        seconds, mib = run_worker(spec, image, socket, engine, precision)
+        print(f"| {engine} | {precision} | {seconds:.1f} | {mib} |")
+
+
+def run_worker(
+    spec: ModelSpec, image: bytes, socket: Path, engine: str, precision: str
+) -> tuple[float, int]:
+    flags = {
+        "--listen": f"unix:{socket}",
+        "--model": spec.name,
+        "--model-dir": str(spec.folder.parent),
+        "--engine": engine,
+        "--precision": precision,
+        "--threads": "2",
+    }
+    start = time.perf_counter()
+    words = [word for flag in flags.items() for word in flag]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "sam_inference", *words], stderr=subprocess.PIPE, text=True
+    )
+    assert worker.stderr
+    try:
+        for line in worker.stderr:
+            if " ready model=" in line:
+                break
+        with SamClient(flags["--listen"]) as client:
+            embedded = client.embed(image)
+            seconds = time.perf_counter() - start
+            for index in range(8):
+                point = Prompt(point_coords=[[100 + index, 100]], point_labels=[1])
+                list(client.decode(embedded.image_id, [point]))
+        return seconds, peak_mib(worker.pid)
+    finally:
+        worker.terminate()
+        worker.communicate()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,21 @@ Pixels = NDArray[np.uint8]
 
 
 def region_mask(region: Mapping[str, Any]) -> Mask:
-    """Decode the mask of a brush region with Label Studio's own decoder; bool (H, W)."""
+    """Return the mask of a brush region, as suggested or as stored; bool (H, W).
+
+    Suggestions may hold it as a picture; what Label Studio stores is decoded by its own package.
+    """
     assert region["type"] == "brushlabels", region["type"]
-    pixels = brush.decode_rle(region["value"]["rle"])
+    value = region["value"]
     shape = (region["original_height"], region["original_width"], 4)
-    alpha: Mask = np.asarray(pixels).reshape(shape)[:, :, 3] > 0
-    return alpha
+    if "maskDataURL" in value:
+        png = base64.b64decode(value["maskDataURL"].removeprefix("data:image/png;base64,"))
+        rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+        assert rgba.shape == shape
+    else:
+        rgba = np.asarray(brush.decode_rle(value["rle"])).reshape(shape)
+    mask: Mask = rgba[:, :, 3] > 0
+    return mask
 
 
 def iou(first: Mask, second: Mask) -> float:

@@ -17,7 +17,8 @@ from .objects import Cutout, Image, Library, Mask, load_library
 from .textures import Field, as_field, jitter, paint, photo_piece
 
 FRAME = 256  # pixels; side of the square model frame
-MIN_AREA = 80  # pixels; a smaller object teaches nothing at this size
+MIN_AREA = 160  # pixels, a four-hundredth of the frame; a smaller object teaches little
+MIN_VISIBLE = 0.35  # of what was painted; what is hidden more is no longer an object
 MAX_SHARE = 0.85  # of the content; a larger object is the background
 
 
@@ -67,6 +68,7 @@ class _Canvas:
     regions: NDArray[np.uint8] = field(init=False)
     objects: list[list[int]] = field(init=False, default_factory=list)
     used: int = field(init=False, default=0)
+    painted: dict[int, int] = field(init=False, default_factory=dict)  # region to its pixels
 
     def __post_init__(self) -> None:
         height, width = self._choose_size()
@@ -92,7 +94,9 @@ class _Canvas:
         seen: dict[tuple[int, ...], None] = {}
         for regions in self.objects:
             visible = tuple(region for region in regions if areas[region])
-            if MIN_AREA <= areas[list(visible)].sum() <= MAX_SHARE * self.regions.size:
+            area = int(areas[list(visible)].sum())
+            least = max(MIN_AREA, MIN_VISIBLE * self.painted[regions[0]])
+            if least <= area <= MAX_SHARE * self.regions.size:
                 seen[visible] = None
         height, width = self.regions.shape
         image = np.zeros((FRAME, FRAME, 3), np.uint8)
@@ -129,6 +133,7 @@ class _Canvas:
         self.image = jitter(self.rng, image)
         region = self._new_region()
         self.regions[soft > 0.5] = region
+        self.painted[region] = int(np.count_nonzero(soft > 0.5))
         self.objects.append([region])
 
     def _ground(self) -> None:
@@ -207,6 +212,7 @@ class _Canvas:
         height, width = self.regions.shape
         y0, x0 = max(0, top), max(0, left)
         y1, x1 = min(height, top + shape.shape[0]), min(width, left + shape.shape[1])
+        self.painted[region] = 0
         if y0 >= y1 or x0 >= x1:
             return
         if solid and self.rng.random() < 0.35:
@@ -219,6 +225,7 @@ class _Canvas:
         target = self.image[y0:y1, x0:x1]
         target += (surface[inner] - target) * soft
         self.regions[y0:y1, x0:x1][shape > 0] = region
+        self.painted[region] = int(np.count_nonzero(shape))
 
     def _shadow(self, shape: Mask, top: int, left: int) -> None:
         reach = max(shape.shape) * 0.12 + 2

@@ -2,8 +2,8 @@
 
     python -m training.quickstart.train --folder build/quickstart --steps 6000 --seed 1
 
-Each step a few new images join the batch and the oldest leave. While an image stays, its prompts
-go on from the answers of the step before: a click where the answer was wrong, often with the
+Each batch is drawn from a pool of images, and an image leaves the pool after a few turns. Until
+then its prompts go on from its last answers: a click where the answer was wrong, often with the
 answer's logits as mask input. So every correction round is trained without decoding twice.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +34,16 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)  # 0..255, RGB, as SAM
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 IMAGES = 4  # in the batch of each process
-STAYS = 4  # steps that an image stays in the batch
+POOL = 48  # images that each process draws its batches from
+TURNS = 3  # batches that an image takes part in
 PROMPTS = 4  # to each image
-RESTART = 0.35  # chance that a prompt starts again on another object
+RESTART = 0.25  # chance that a prompt starts again on another object
 MAX_CLICKS = 7
 KEEP_MASK = 0.6  # chance that a correction comes with the answer's logits
 
-PEAK_RATE = 2e-3
+PEAK_RATE = 1.5e-3
 WARM_UP = 150  # steps
-DECAY_FROM = 0.6  # share of all steps after which the rate falls to zero
+DECAY_FROM = 0.4  # share of all steps after which the rate falls to zero
 EMA_DECAY = 0.998
 FOCAL_WEIGHT = 20.0  # to one of dice, as SAM
 CHECKPOINT_EVERY = 100  # steps
@@ -82,6 +82,7 @@ class Session:
         """Begin a task with each of `PROMPTS` random objects of the scene."""
         self.scene = scene
         self.rng = rng
+        self.turns = 0
         self.tasks = [self._new_task() for _ in range(PROMPTS)]
 
     def _new_task(self) -> Task:
@@ -90,6 +91,7 @@ class Session:
 
     def answer(self, low_res_logits: Tensor, predicted_iou: Tensor) -> None:
         """Go on from answers (PROMPTS, 4, 256, 256) and their estimates (PROMPTS, 4)."""
+        self.turns += 1
         for index, task in enumerate(self.tasks):
             chosen = 1 + int(predicted_iou[index, 1:].argmax()) if task.prompt.ambiguous else 0
             logits = low_res_logits[index, chosen]
@@ -197,25 +199,26 @@ def train(rank: int, processes: int, folder: Path, steps: int, seed: int) -> Non
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
-    fresh = IMAGES // STAYS
     rng = np.random.default_rng([seed, rank, step])
-    stop = (steps + STAYS) * fresh * processes
-    scenes = scene_stream(seed, range(step * fresh * processes + rank, stop, processes))
-    sessions = deque(Session(next(scenes), rng) for _ in range(IMAGES - fresh))
+    # Enough scenes for every step; where training goes on, it skips those that were used.
+    used, stop = step * IMAGES // TURNS, steps * IMAGES // TURNS + 2 * POOL
+    scenes = scene_stream(seed, range(used * processes + rank, stop * processes, processes))
+    pool = [Session(next(scenes), rng) for _ in range(POOL)]
     started, sums = time.monotonic(), np.zeros(6)
     while step < steps:
-        sessions.extend(Session(next(scenes), rng) for _ in range(fresh))
+        drawn = rng.choice(POOL, IMAGES, replace=False)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
-        sums += train_step(model, optimizer, list(sessions), step)
-        for _ in range(fresh):
-            sessions.popleft()
+        sums += train_step(model, optimizer, [pool[index] for index in drawn], step)
+        for index in drawn:
+            if pool[index].turns == TURNS:
+                pool[index] = Session(next(scenes), rng)
         step += 1
         follow(average, model, min(EMA_DECAY, step / (step + 10)))
         if step % 50 == 0 and rank == 0:
             loss, click_sum, clicks, box_sum, boxes, later = sums
             print(
-                f"step {step} scenes {step * fresh * processes} loss {loss / 50:.4f} "
+                f"step {step} images {step * IMAGES * processes} loss {loss / 50:.4f} "
                 f"click {click_sum / max(clicks, 1):.3f} box {box_sum / max(boxes, 1):.3f} "
                 f"later {later / 50:.3f} seconds/step {(time.monotonic() - started) / 50:.2f}",
                 flush=True,
@@ -308,7 +311,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "processes").unlink(missing_ok=True)
-    spawn(
+    spawn(  # type: ignore[no-untyped-call]
         train,
         (arguments.processes, arguments.folder, arguments.steps, arguments.seed),
         arguments.processes,

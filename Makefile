@@ -45,9 +45,13 @@ setup: $(VENV)/.dev ## Set up the development environment
 .PHONY: test
 test: $(VENV)/.dev ## Set up and run the test suite with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m 'not e2e'
+	$(BIN)/coverage run -m pytest -m 'not e2e and not large'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+.PHONY: parity
+parity: $(VENV)/.dev ## Compare SAM ViT-B, L and H with the official package (half an hour, 12 GB)
+	$(BIN)/pytest -m large tests/models
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types of Python, C and proto

@@ -1,5 +1,6 @@
 """The application: routes, and what lives as long as it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -8,9 +9,17 @@ from aiohttp import web
 from sam_client import AsyncSamClient
 from sam_gateway import views
 from sam_gateway.addresses import AddressPolicy, CheckedResolver
+from sam_gateway.ahead import EmbedAhead
 from sam_gateway.config import Config
 from sam_gateway.images import ImageFetcher
-from sam_gateway.keys import CONFIG, LABEL_STUDIO, METRICS, SEGMENTER, WORKER_PROCESS
+from sam_gateway.keys import (
+    CONFIG,
+    EMBED_AHEAD,
+    LABEL_STUDIO,
+    METRICS,
+    SEGMENTER,
+    WORKER_PROCESS,
+)
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.metrics import Metrics
 from sam_gateway.middleware import serve
@@ -76,6 +85,10 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         app[SEGMENTER] = Segmenter(
             client, fetcher, metrics, model=config.model, timeout_s=config.predict_timeout_s
         )
+        ahead = app[EMBED_AHEAD] = EmbedAhead(app[SEGMENTER], label_studio)
+        embedding = asyncio.create_task(ahead.run())
         yield
+        embedding.cancel()
+        await asyncio.wait([embedding])
     if worker:
         await worker.stop()

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from sam_gateway.ahead import EmbedAhead
 from sam_gateway.config import Config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.metrics import Metrics
@@ -12,5 +13,6 @@ CONFIG = web.AppKey("config", Config)
 METRICS = web.AppKey("metrics", Metrics)
 LABEL_STUDIO = web.AppKey("label_studio", LabelStudio)
 SEGMENTER = web.AppKey("segmenter", Segmenter)
+EMBED_AHEAD = web.AppKey("embed_ahead", EmbedAhead)
 # Only where the gateway runs its own.
 WORKER_PROCESS = web.AppKey("worker_process", WorkerProcess)

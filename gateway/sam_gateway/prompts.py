@@ -34,7 +34,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """The body of `POST /predict`; `prompts` is None unless it is interactive."""
+    """The body of `POST /predict`; `prompts` is None unless it is interactive.
+
+    `label_config` may be empty where there are no prompts.
+    """
 
     tasks: tuple[Task, ...]
     label_config: str
@@ -96,17 +99,27 @@ def parse_predict(body: object) -> PredictRequest:
     Raises InvalidRequestError naming the field that is missing or of the wrong type.
     """
     envelope = _mapping(body, "body")
-    tasks = tuple(
-        _task(task, f"tasks[{i}]") for i, task in enumerate(_list(envelope.get("tasks"), "tasks"))
-    )
+    tasks = _tasks(envelope)
+    label_config = envelope.get("label_config")
     params = envelope.get("params")
     context = None if params is None else _mapping(params, "params").get("context")
     if context is None:
-        return PredictRequest(tasks, "", None)
+        return PredictRequest(tasks, label_config if isinstance(label_config, str) else "", None)
     prompts = _list(_mapping(context, "params.context").get("result"), _CONTEXT)
     if not tasks:
         raise InvalidRequestError("expected one task, got none", field="tasks")
-    return PredictRequest(tasks, _text(envelope.get("label_config"), "label_config"), prompts)
+    return PredictRequest(tasks, _text(label_config, "label_config"), prompts)
+
+
+def parse_tasks_created(body: object) -> PredictRequest:
+    """Read the body of `POST /webhook` that tells of new tasks: tasks without prompts.
+
+    Raises InvalidRequestError naming the field that is missing or of the wrong type.
+    """
+    envelope = _mapping(body, "body")
+    project = _mapping(envelope.get("project"), "project")
+    label_config = _text(project.get("label_config"), "project.label_config")
+    return PredictRequest(_tasks(envelope), label_config, None)
 
 
 def group_prompts(prompts: Sequence[object]) -> list[PromptGroup]:
@@ -247,6 +260,11 @@ def _labels(entry: Mapping[str, object], field: str) -> tuple[str, ...]:
             path = f"{field}.value.{key}"
             return tuple(_text(text, f"{path}[{i}]") for i, text in enumerate(_list(labels, path)))
     return ()
+
+
+def _tasks(envelope: Mapping[str, object]) -> tuple[Task, ...]:
+    tasks = _list(envelope.get("tasks"), "tasks")
+    return tuple(_task(task, f"tasks[{i}]") for i, task in enumerate(tasks))
 
 
 def _task(item: object, field: str) -> Task:

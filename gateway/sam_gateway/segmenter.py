@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -66,6 +66,7 @@ class Segmenter:
         self._timeout_s = timeout_s
         self._known: OrderedDict[str, _KnownImage] = OrderedDict()
         self._embeds = _SingleFlight[sam_client.EmbeddedImage]()
+        self._clicks = _Clicks()
 
     def forget_images(self) -> None:
         """Drop what is known about images, so that each is fetched again when next needed."""
@@ -80,11 +81,26 @@ class Segmenter:
         image, WorkerError and its kinds.
         """
         try:
-            return await asyncio.wait_for(self._segment(source, objects), self._timeout_s)
+            with self._clicks.on(source.identity):
+                return await asyncio.wait_for(self._segment(source, objects), self._timeout_s)
         except asyncio.TimeoutError:
             raise WorkerTimeoutError(
                 f"no mask within {self._timeout_s:g} s (PREDICT_TIMEOUT_S)"
             ) from None
+
+    async def idle(self) -> None:
+        """Wait until no click is being answered."""
+        await self._clicks.let_through()
+
+    async def embed_ahead(self, source: ImageSource) -> None:
+        """Embed an image that nobody has clicked on yet, unless that was done already.
+
+        It waits for clicks on other images to be answered; a click on this one waits for it.
+
+        Raises GatewayError, as `segment` does.
+        """
+        if not self._is_known(source):
+            await self._embeds.run(source.identity, lambda: self._embed(source))
 
     async def _segment(
         self, source: ImageSource, objects: Sequence[ObjectPrompt]
@@ -139,17 +155,21 @@ class Segmenter:
             return await _patiently(decode)
 
     async def _embedded(self, source: ImageSource) -> sam_client.EmbeddedImage:
-        known = self._known.get(source.identity)
-        if known and time.monotonic() < known.until:
+        if self._is_known(source):
             self._known.move_to_end(source.identity)
-            return known.embedded
+            return self._known[source.identity].embedded
         return await self._embeds.run(source.identity, lambda: self._embed(source))
+
+    def _is_known(self, source: ImageSource) -> bool:
+        known = self._known.get(source.identity)
+        return known is not None and time.monotonic() < known.until
 
     async def _embed(self, source: ImageSource) -> sam_client.EmbeddedImage:
         image = await self._fetcher.fetch(source)
         if not image:
             raise ImageRefusedError("the image is empty", field=source.field)
         self._metrics.image_bytes.inc(len(image))
+        await self._clicks.let_through(source.identity)
         with _worker_errors(image_field=source.field):
             embedded = await _patiently(lambda: self._client.embed(image, model=self._model))
         self._metrics.embeds.inc()
@@ -158,6 +178,35 @@ class Segmenter:
         if len(self._known) > _MAX_KNOWN_IMAGES:
             self._known.popitem(last=False)
         return embedded
+
+
+class _Clicks:
+    """Which images are clicked on at the moment."""
+
+    def __init__(self) -> None:
+        self._images: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+
+    @contextmanager
+    def on(self, identity: str) -> Iterator[None]:
+        """Hold up what is not for this image."""
+        self._images[identity] += 1
+        self._tell()
+        try:
+            yield
+        finally:
+            self._images[identity] -= 1
+            self._images += Counter()  # drops what is zero
+            self._tell()
+
+    async def let_through(self, identity: str = "") -> None:
+        """Wait until no image is clicked on, or this one is."""
+        while self._images and identity not in self._images:
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed.clear()
 
 
 @dataclass(slots=True)

@@ -11,7 +11,14 @@ from sam_gateway import interactive
 from sam_gateway.errors import GatewayError, InvalidRequestError
 from sam_gateway.history import Prediction
 from sam_gateway.json_body import parse_json
-from sam_gateway.keys import CONFIG, HISTORY, LABEL_STUDIO, METRICS, SEGMENTER
+from sam_gateway.keys import (
+    CONFIG,
+    EMBED_AHEAD,
+    HISTORY,
+    LABEL_STUDIO,
+    METRICS,
+    SEGMENTER,
+)
 from sam_gateway.label_config import parse_label_config
 from sam_gateway.logs import event
 from sam_gateway.prompts import parse_predict, parse_tasks_created

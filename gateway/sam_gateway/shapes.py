@@ -23,6 +23,9 @@ Value = dict[str, object]
 # Texts of run lengths up to this are answered as they are: as a PNG they are hardly shorter.
 _PNG_FROM_BYTES = 1024
 
+# Of the largest part: to delete the outline of a speck is more work than to draw it.
+_SPECK_SHARE = 1 / 200
+
 # A millionth of a percent: some hundredths of a pixel on the widest image.
 _DECIMALS = 6
 
@@ -36,7 +39,8 @@ class ShapeOptions:
             empty: the first of SHAPES that it has a tag for.
         polygon_tolerance: pixels that an outline may leave that of the mask by, and half a pixel;
             0 keeps the edges of the pixels.
-        min_region_pixels: smaller parts are dropped, but never the largest.
+        min_region_pixels: smaller parts are dropped, but never the largest; if 0, of outlines those
+            that are specks beside it.
         min_hole_pixels: smaller holes are filled.
         stored: whether what is written is stored without a browser seeing it first.
     """
@@ -169,13 +173,13 @@ def outlines(runs: Runs, options: ShapeOptions) -> list[npt.NDArray[np.float64]]
     """Give a ring (N, 2) of (x, y) in pixels a part, the largest part first.
 
     Rings are simple and do not cross each other. Holes are filled, and what lies in them is part
-    of what is around it. Parts that hardly exceed the tolerance are dropped, but for the largest.
+    of what is around it.
     """
     filled = _without_small(runs, options.min_region_pixels, runs.height * runs.width)
     parts = sam_core.polygons(filled.counts, filled.height, filled.width)
-    tolerance = options.polygon_tolerance
-    least = max(options.min_region_pixels, (4 * tolerance) ** 2)
+    least = options.min_region_pixels or parts[0].area * _SPECK_SHARE
     kept = parts[:1] + [part for part in parts[1:] if part.area >= least]
+    tolerance = options.polygon_tolerance
     rings = [part.exterior.astype(np.float64) for part in kept]
     if tolerance == 0:
         return rings

@@ -6,6 +6,7 @@ import pytest
 from yarl import URL
 
 from sam_gateway.config import Config, ConfigError, parse_config
+from sam_gateway.shapes import ShapeOptions
 
 
 def test_without_settings_there_are_defaults():
@@ -86,6 +87,22 @@ def test_allowed_hosts_are_names_addresses_and_networks():
     )
 
 
+def test_shapes_are_names_in_the_order_of_writing():
+    options = parse_config(
+        [],
+        {
+            "OUTPUT": "Polygon, brush,,polygon",
+            "POLYGON_TOLERANCE": "2.5",
+            "MIN_REGION_PIXELS": "50",
+            "MIN_HOLE_PIXELS": "0",
+        },
+    ).shape_options
+
+    assert options == ShapeOptions(
+        kinds=("polygon", "brush"), polygon_tolerance=2.5, min_region_pixels=50
+    )
+
+
 def test_secrets_are_not_shown():
     config = parse_config(
         [],
@@ -116,6 +133,11 @@ def test_secrets_are_not_shown():
         ("ALLOWED_IMAGE_HOSTS", "http://x"),
         ("PATH_PREFIX", "/a?b"),
         ("LOG_LEVEL", "LOUD"),
+        ("OUTPUT", "brush,mask"),
+        ("POLYGON_TOLERANCE", "-1"),
+        ("POLYGON_TOLERANCE", "inf"),
+        ("MIN_REGION_PIXELS", "1.5"),
+        ("MIN_HOLE_PIXELS", "-1"),
     ],
 )
 def test_a_wrong_setting_is_named(name, value):

@@ -128,3 +128,81 @@ def test_a_mask_of_another_size_is_scaled_to_that_of_the_request(size):
         assert not expected.any()
     else:
         np.testing.assert_array_equal(region_mask(found[0]), expected)
+
+
+SHAPES_CONFIG = parse_label_config(
+    """<View><Image name="image" value="$image"/>
+    <BrushLabels name="b" toName="image"><Label value="Cat"/></BrushLabels>
+    <PolygonLabels name="p" toName="image"><Label value="Cat"/></PolygonLabels>
+    <Vector name="v" toName="image"/><Ellipse name="e" toName="image"/>
+    <Labels name="l" toName="image"><Label value="Cat"/></Labels>
+    <RectangleLabels name="r" toName="image"><Label value="Cat"/></RectangleLabels></View>"""
+)
+
+
+def test_an_object_is_written_as_each_shape_that_is_asked_for():
+    outputs = SHAPES_CONFIG.outputs("image", ["Cat"], ("polygon", "brush", "rectangle"))
+
+    found = written(outputs, GROUP, a_mask())
+
+    assert [(region["type"], region["from_name"]) for region in found] == [
+        ("polygonlabels", "p"),
+        ("brushlabels", "b"),
+        ("rectanglelabels", "r"),
+    ]
+    assert all(region["value"][region["type"]] == ["Cat"] for region in found)
+    assert len({region["id"] for region in found}) == 3
+
+
+def two_parts(second=True):
+    pixels = np.zeros((HEIGHT, WIDTH), bool)
+    pixels[2:12, 2:12] = True
+    pixels[20:28, 20:28] = second
+    return a_mask(pixels)
+
+
+def test_each_part_of_a_mask_is_a_polygon_with_an_id_of_its_own():
+    outputs = SHAPES_CONFIG.outputs("image", ["Cat"], ("polygon",))
+
+    large, small = written(outputs, GROUP, two_parts())
+    (alone,) = written(outputs, GROUP, two_parts(second=False))
+
+    assert large["id"] != small["id"]
+    assert large["id"] == alone["id"], "a further click replaces the largest part"
+    assert large["value"]["points"] == alone["value"]["points"]
+    assert large["score"] == small["score"] == 0.75
+    assert [region["id"] for region in (large, small)] == [
+        region["id"] for region in written(outputs, GROUP, two_parts())
+    ]
+
+
+def test_plain_tags_beside_labels_are_two_regions_a_part():
+    outputs = SHAPES_CONFIG.outputs("image", ["Cat"], ("vector", "ellipse"))
+
+    found = written(outputs, GROUP, two_parts())
+
+    assert [(region["type"], region["from_name"]) for region in found] == [
+        *[("vector", "v"), ("labels", "l")] * 2,
+        *[("ellipse", "e"), ("labels", "l")],
+    ]
+    for plain, labelled in zip(found[::2], found[1::2], strict=True):
+        assert plain["id"] == labelled["id"]
+        assert labelled["value"] == {**plain["value"], "labels": ["Cat"]}
+
+
+def test_small_parts_are_left_out_of_every_shape():
+    options = ShapeOptions(min_region_pixels=65)
+    outputs = SHAPES_CONFIG.outputs("image", ["Cat"], ("brush", "polygon", "rectangle"))
+
+    brush, polygon, rectangle = written(outputs, GROUP, two_parts(), options)
+
+    assert region_mask(brush).sum() == 100
+    assert len(polygon["value"]["points"]) >= 4
+    assert rectangle["value"] == {
+        "x": 5,
+        "y": round(100 * 2 / HEIGHT, 6),
+        "width": 25,
+        "height": round(100 * 10 / HEIGHT, 6),
+        "rotation": 0,
+        "rectanglelabels": ["Cat"],
+    }

@@ -13,7 +13,7 @@ import sam_core
 from gateway_support import region_mask
 from sam_gateway.shapes import SHAPES, Runs, ShapeOptions, cleaned, outlines
 
-EXACT = ShapeOptions(polygon_tolerance=0)
+EXACT = ShapeOptions(polygon_tolerance=0, min_region_pixels=1)
 
 
 def runs_of(mask):
@@ -108,14 +108,14 @@ def test_at_the_default_tolerance_smooth_masks_keep_their_pixels(seed, size):
     assert iou(again, fill_holes(mask)) >= 0.97
 
 
-def test_specks_and_slivers_have_no_outline_of_their_own():
+def test_specks_beside_an_object_have_no_outline_unless_that_is_asked_for():
     mask = np.zeros((60, 80), np.bool_)
     mask[10:40, 10:40] = True
     mask[40, 40] = mask[5, 60] = True
     mask[20:30, 50:60] = True
 
-    assert len(outlines(runs_of(mask), EXACT)) == 4
     assert len(outlines(runs_of(mask), ShapeOptions())) == 2
+    assert len(outlines(runs_of(mask), ShapeOptions(min_region_pixels=1))) == 4
     assert len(outlines(runs_of(mask), ShapeOptions(min_region_pixels=101))) == 1
 
 

@@ -8,6 +8,7 @@ import sys
 
 from aiohttp import web
 
+from sam_gateway import doctor
 from sam_gateway.app import create_app
 from sam_gateway.config import Config, ConfigError, parse_config
 from sam_gateway.logs import event, set_up
@@ -19,7 +20,9 @@ _logger = logging.getLogger("sam_gateway")
 
 
 def main() -> None:
-    """Run the gateway until SIGINT or SIGTERM."""
+    """Run the gateway until SIGINT or SIGTERM; or, with `doctor`, examine it and end."""
+    if sys.argv[1:2] == ["doctor"]:
+        sys.exit(doctor.main(sys.argv[2:], os.environ))
     try:
         config = parse_config(sys.argv[1:], os.environ)
     except ConfigError as error:

@@ -7,17 +7,20 @@ import aiohttp
 from aiohttp import web
 
 from sam_client import AsyncSamClient
-from sam_gateway import views
+from sam_gateway import status, views
 from sam_gateway.addresses import AddressPolicy, CheckedResolver
 from sam_gateway.ahead import EmbedAhead
 from sam_gateway.config import Config
+from sam_gateway.history import History, WatchedFetcher
 from sam_gateway.images import ImageFetcher
 from sam_gateway.keys import (
     CONFIG,
     EMBED_AHEAD,
+    HISTORY,
     LABEL_STUDIO,
     METRICS,
     SEGMENTER,
+    WORKER,
     WORKER_PROCESS,
 )
 from sam_gateway.label_studio import LabelStudio
@@ -35,6 +38,7 @@ def create_app(config: Config) -> web.Application:
     app = web.Application(middlewares=[serve], client_max_size=config.max_body_bytes)
     app[CONFIG] = config
     app[METRICS] = Metrics()
+    app[HISTORY] = History()
     app.cleanup_ctx.append(_lifetime)
     add_routes(app, "", "")
     if config.path_prefix:
@@ -49,6 +53,8 @@ def add_routes(app: web.Application, path_prefix: str, name_prefix: str) -> None
     add_get(f"{path_prefix}/health", views.health, name=f"{name_prefix}health")
     add_get(f"{path_prefix}/versions", views.versions, name=f"{name_prefix}versions")
     add_get(f"{path_prefix}/metrics", views.metrics, name=f"{name_prefix}metrics")
+    add_get(f"{path_prefix}/status", status.status, name=f"{name_prefix}status")
+    add_get(f"{path_prefix}/status.json", status.status_json, name=f"{name_prefix}status-json")
     add_post(f"{path_prefix}/setup", views.setup, name=f"{name_prefix}setup")
     add_post(f"{path_prefix}/predict", views.predict, name=f"{name_prefix}predict")
     add_post(f"{path_prefix}/webhook", views.webhook, name=f"{name_prefix}webhook")
@@ -82,8 +88,10 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         await worker.start()
     target = worker.target if worker else config.worker
     async with session, AsyncSamClient(target, timeout_s=config.predict_timeout_s) as client:
+        app[WORKER] = client
+        watched = WatchedFetcher(fetcher, app[HISTORY], label_studio)
         app[SEGMENTER] = Segmenter(
-            client, fetcher, metrics, model=config.model, timeout_s=config.predict_timeout_s
+            client, watched, metrics, model=config.model, timeout_s=config.predict_timeout_s
         )
         ahead = app[EMBED_AHEAD] = EmbedAhead(app[SEGMENTER], label_studio)
         embedding = asyncio.create_task(ahead.run())

@@ -1,9 +1,10 @@
 """Trying out what the gateway depends on: Label Studio, its tokens, the worker.
 
-Nothing here waits longer than CHECK_TIMEOUT_S.
+Nothing here waits longer than two seconds.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import aiohttp
 
 import sam_client
-from sam_gateway.errors import GatewayError
+from sam_gateway.errors import GatewayError, LabelStudioAuthError
 from sam_gateway.findings import Finding
 from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
 from sam_gateway.tokens import Credential
 
-CHECK_TIMEOUT_S = 2.0
+_FIND_TIMEOUT_S = 0.5
+_TIMEOUT_S = 1.5
 
 _MAX_DETAIL_CHARACTERS = 200
 _NEW_TOKEN = (
@@ -26,10 +28,13 @@ _NEW_TOKEN = (
 _LEGACY_OFF = (
     f"{_NEW_TOKEN}, or allow legacy tokens in Label Studio (Organization > Access Token Settings)"
 )
+_SEE = "see what is said of Label Studio's address"
 
 
 async def address_finding(label_studio: LabelStudio) -> Finding:
     """Say whether Label Studio is where the gateway looks for it."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(label_studio.find(), _FIND_TIMEOUT_S)
     if label_studio.url is None:
         return Finding(
             "warn",
@@ -41,7 +46,7 @@ async def address_finding(label_studio: LabelStudio) -> Finding:
     try:
         (status, health), (_, versions) = await asyncio.wait_for(
             asyncio.gather(label_studio.ask("/health"), label_studio.ask("/api/version/")),
-            CHECK_TIMEOUT_S,
+            _TIMEOUT_S,
         )
     except (aiohttp.ClientError, asyncio.TimeoutError, GatewayError) as error:
         return Finding(
@@ -84,18 +89,17 @@ async def _token_finding(label_studio: LabelStudio, credential: Credential) -> F
         day = time.strftime("%Y-%m-%d", time.gmtime(credential.expires))
         return Finding("fail", "token", f"{what} expired on {day}", _NEW_TOKEN)
     try:
-        status, body = await asyncio.wait_for(_who_am_i(label_studio, credential), CHECK_TIMEOUT_S)
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-        return Finding(
-            "warn",
-            "token",
-            f"{what} could not be tried: {_cause(error)}",
-            "see Label Studio's address",
-        )
-    except GatewayError as error:
+        status, body = await asyncio.wait_for(_who_am_i(label_studio, credential), _TIMEOUT_S)
+    except LabelStudioAuthError as error:
         return Finding("fail", "token", f"{what}: {error}", _NEW_TOKEN)
+    except (aiohttp.ClientError, asyncio.TimeoutError, GatewayError) as error:
+        return Finding("warn", "token", f"{what} could not be tried: {_cause(error)}", _SEE)
     if status == 200:
         return Finding("ok", "token", f"{what} is accepted")
+    if status not in (401, 403):
+        return Finding(
+            "warn", "token", f"{what} could not be tried: Label Studio answers {status}", _SEE
+        )
     detail = body.get("detail") if isinstance(body, dict) else None
     told = f": {detail[:_MAX_DETAIL_CHARACTERS]}" if isinstance(detail, str) else ""
     remedy = _LEGACY_OFF if credential.kind == "legacy token" else _NEW_TOKEN
@@ -121,7 +125,7 @@ async def worker_finding(
     `asked` is the call that asks it for that.
     """
     try:
-        info = await asyncio.wait_for(asked, CHECK_TIMEOUT_S)
+        info = await asyncio.wait_for(asked, _TIMEOUT_S)
     except (sam_client.SamError, asyncio.TimeoutError) as error:
         finding = Finding(
             "fail",
@@ -153,7 +157,7 @@ async def worker_finding(
 
 def _cause(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError):
-        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+        return f"no answer within {_TIMEOUT_S:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
     if isinstance(error, GatewayError | sam_client.SamError):

@@ -81,9 +81,9 @@ class History:
         # Whether the last call that needs Basic credentials came without the right ones.
         self.label_studio_refused = False
 
-    def saw_label_config(self, text: object) -> None:
-        """Note a labeling config; anything else is not noted."""
-        if isinstance(text, str) and text:
+    def saw_label_config(self, text: object, user_agent: str) -> None:
+        """Note a labeling config that comes from Label Studio."""
+        if isinstance(text, str) and text and user_agent.startswith(_LABEL_STUDIO_AGENT):
             self.label_config = text[: MAX_CONFIG_CHARACTERS + 1]  # one more than can be read
 
     def called(self, route: str, user_agent: str, status: int) -> None:

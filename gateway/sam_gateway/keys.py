@@ -2,8 +2,10 @@
 
 from aiohttp import web
 
+from sam_client import AsyncSamClient
 from sam_gateway.ahead import EmbedAhead
 from sam_gateway.config import Config
+from sam_gateway.history import History
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.metrics import Metrics
 from sam_gateway.segmenter import Segmenter
@@ -11,8 +13,10 @@ from sam_gateway.worker_process import WorkerProcess
 
 CONFIG = web.AppKey("config", Config)
 METRICS = web.AppKey("metrics", Metrics)
+HISTORY = web.AppKey("history", History)
 LABEL_STUDIO = web.AppKey("label_studio", LabelStudio)
 SEGMENTER = web.AppKey("segmenter", Segmenter)
 EMBED_AHEAD = web.AppKey("embed_ahead", EmbedAhead)
+WORKER = web.AppKey("worker", AsyncSamClient)
 # Only where the gateway runs its own.
 WORKER_PROCESS = web.AppKey("worker_process", WorkerProcess)

@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from sam_gateway.basic_auth import check_basic_auth
 from sam_gateway.errors import GatewayError, UnauthorizedError, WorkerBusyError
-from sam_gateway.keys import CONFIG, METRICS
+from sam_gateway.keys import CONFIG, HISTORY, METRICS
 from sam_gateway.logs import event
 from sam_gateway.views import json_response
 
@@ -18,7 +18,7 @@ _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # What nginx logs for a client that went away; it is never sent.
 _CLIENT_GONE = 499
 # Asked every few seconds by what watches the gateway.
-_PROBES = frozenset({"health", "root", "metrics"})
+_PROBES = frozenset({"health", "root", "metrics", "status", "status-json"})
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     finally:
         seconds = time.monotonic() - started
+        request.app[HISTORY].called(route, request.headers.get("User-Agent", ""), status)
         metrics = request.app[METRICS]
         metrics.requests.labels(route, status).inc()
         metrics.request_seconds.labels(route).observe(seconds)

@@ -95,7 +95,7 @@ def _prediction(prediction: Prediction, report: Report) -> Element:
         prediction.task or "—",
         _tag("div", *outcome),
         ", ".join(prediction.tags) or "—",
-        f"{prediction.ms:.0f} ms" if prediction.outcome else "—",
+        f"{prediction.ms:.0f}\u00a0ms" if prediction.outcome else "—",
         klass="fail" if prediction.reason else "",
     )
 
@@ -112,7 +112,7 @@ def _image(kind: str, outcomes: ImageOutcomes, report: Report) -> Element:
         kind,
         _when(outcomes.had_at, report) if outcomes.had_at else "—",
         _when(outcomes.failed_at, report) if outcomes.failed_at else "—",
-        outcomes.message or "—",
+        _tag("div", _tag("small", outcomes.message or "—")),
         klass="fail" if outcomes.failing else "",
     )
 
@@ -221,4 +221,4 @@ def _tag(name: str, /, *children: Element | str, klass: str = "", **attributes: 
 def _shown(text: str) -> str:
     """Replace what no document may hold, such as half a surrogate pair or a control character."""
     text = text.encode(errors="replace").decode()
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else "\ufffd" for c in text)

@@ -43,7 +43,7 @@ async def setup(request: web.Request) -> web.Response:
     request.app[LABEL_STUDIO].remember_setup(
         hostname if isinstance(hostname, str) else "", token if isinstance(token, str) else ""
     )
-    request.app[HISTORY].saw_label_config(body.get("schema"))
+    request.app[HISTORY].saw_label_config(body.get("schema"), _agent(request))
     _check_label_config(body.get("schema"), request.app[CONFIG].shape_options.kinds)
     return json_response({"model_version": request.app[CONFIG].model_version})
 
@@ -57,7 +57,7 @@ async def predict(request: web.Request) -> web.Response:
 async def _predict(request: web.Request, prediction: Prediction) -> web.Response:
     asked = parse_predict(await parse_json(await request.read()))
     prediction.asked(asked)
-    request.app[HISTORY].saw_label_config(asked.label_config)
+    request.app[HISTORY].saw_label_config(asked.label_config, _agent(request))
     results: list[object] = [[] for _ in asked.tasks]
     if asked.prompts is None and asked.label_config:
         request.app[EMBED_AHEAD].add(asked.tasks, asked.label_config)
@@ -136,6 +136,10 @@ def _check_label_config(schema: object, shapes: Sequence[str]) -> None:
             config.outputs(name, (), shapes)
     except GatewayError as error:
         _logger.warning(event("label_config_unusable", reason=error.reason, message=str(error)))
+
+
+def _agent(request: web.Request) -> str:
+    return request.headers.get("User-Agent", "")
 
 
 def _object(body: object) -> dict[str, object]:

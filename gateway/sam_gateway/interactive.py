@@ -29,7 +29,7 @@ async def predict(
     Returns no regions where nothing positive is asked for, or nothing is found.
     Raises GatewayError.
     """
-    groups = group_prompts(prompts)
+    groups = group_prompts(prompts, task.saved)
     if not groups:
         return []
     config = parse_label_config(label_config)

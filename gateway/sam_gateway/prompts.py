@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sam_gateway.accepted import SavedResult
 from sam_gateway.errors import InvalidRequestError
 
 # Open prompts of one image, as many as the worker takes; the editor is unusable long before.
@@ -23,13 +24,15 @@ _CONTEXT = "params.context.result"
 class Task:
     """One task: its id, its data (raw, addresses not resolved) and its path in the request.
 
-    `project` is the number of its project, if that is told.
+    `project` is the number of its project, if that is told; `saved` are the drafts and
+    annotations that come along.
     """
 
     id: int | str
     data: Mapping[str, object]
     field: str
     project: int | None = None
+    saved: tuple[SavedResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +125,15 @@ def parse_tasks_created(body: object) -> PredictRequest:
     return PredictRequest(_tasks(envelope), label_config, None)
 
 
-def group_prompts(prompts: Sequence[object]) -> list[PromptGroup]:
+def group_prompts(
+    prompts: Sequence[object], saved: Sequence[SavedResult] = ()
+) -> list[PromptGroup]:
     """Sort the open prompts (`params.context.result`) into objects to cut out.
 
     Entries with the same id are one prompt. The key points of an image and label are one
     object, each rectangle is another; key points together with a single rectangle are one.
-    Objects without anything positive are left out.
+    Objects without anything positive are left out. So are prompts of regions that were accepted
+    already according to `saved`, as long as others remain.
 
     Raises InvalidRequestError naming the field.
     """
@@ -137,6 +143,8 @@ def group_prompts(prompts: Sequence[object]) -> list[PromptGroup]:
         groups.setdefault(key, []).append(prompt)
     result = []
     for members in groups.values():
+        for earlier in saved:
+            members = _open(members, earlier)
         first = members[0]
         if objects := _objects(members):
             width, height = first.original_size
@@ -208,13 +216,38 @@ def _read_prompt(entries: Sequence[tuple[str, Mapping[str, object]]]) -> _Prompt
     )
 
 
+def _open(prompts: list[_Prompt], saved: SavedResult) -> list[_Prompt]:
+    """Leave out prompts of accepted regions, unless nothing is asked for by the others.
+
+    Those that remain then are a new object. If all are left over, or others are negative only,
+    the accepted region is being refined.
+    """
+    points = [p for p in prompts if isinstance(p.shape, Point)]
+    while points:
+        place = saved.accepted(points[0].id, points[0].labels)
+        if place is None:
+            break
+        rest = [p for p in points[1:] if not saved.is_before(p.id, place)]
+        if not _any_positive(rest):
+            break
+        points = rest
+    boxes = [p for p in prompts if isinstance(p.shape, Box)]
+    new_boxes = [p for p in boxes if saved.accepted(p.id, p.labels) is None]
+    remaining = {p.id for p in points + (new_boxes or ([] if points else boxes))}
+    return [p for p in prompts if p.id in remaining]
+
+
+def _any_positive(prompts: Sequence[_Prompt]) -> bool:
+    return any(isinstance(p.shape, Point) and p.shape.positive for p in prompts)
+
+
 def _objects(prompts: Sequence[_Prompt]) -> tuple[ObjectPrompt, ...]:
     points = tuple(p.shape for p in prompts if isinstance(p.shape, Point))
     boxes = [(p.id, p.shape) for p in prompts if isinstance(p.shape, Box)]
     if points and len(boxes) == 1:
         return (ObjectPrompt(prompts[0].id, points, boxes[0][1]),)
     objects = [ObjectPrompt(prompt_id, box=box) for prompt_id, box in boxes]
-    if any(point.positive for point in points):
+    if _any_positive(prompts):
         first = next(p.id for p in prompts if isinstance(p.shape, Point))
         objects.append(ObjectPrompt(first, points))
     return tuple(objects)
@@ -280,7 +313,20 @@ def _task(item: object, field: str) -> Task:
         _mapping(task.get("data"), f"{field}.data"),
         field,
         project if isinstance(project, int) else None,
+        _saved(task),
     )
+
+
+def _saved(task: Mapping[str, object]) -> tuple[SavedResult, ...]:
+    """Read the drafts and annotations that come with a task, as far as they can be read."""
+    found = []
+    for key in ("drafts", "annotations"):
+        entries = task.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            result = entry.get("result") if isinstance(entry, dict) else None
+            if isinstance(result, list):
+                found.append(SavedResult(result))
+    return tuple(found)
 
 
 def _mapping(value: object, field: str) -> Mapping[str, object]:

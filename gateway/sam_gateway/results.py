@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sam_core
+from sam_gateway.accepted import region_id
 from sam_gateway.label_config import Output
 from sam_gateway.prompts import PromptGroup
 from sam_gateway.shapes import SHAPES, Runs, ShapeOptions, Value, cleaned
@@ -61,9 +62,8 @@ def _part_regions(
 ) -> list[Region]:
     """Write one value as a region, or a plain tag and its `<Labels>` as two with one id."""
     control = output.control
-    identity = [mask.prompt_id, control.name, *group.labels, *([str(part)] if part else [])]
     region: Region = {
-        "id": hashlib.sha256("\0".join(identity).encode()).hexdigest()[:10],
+        "id": region_id(mask.prompt_id, control.name, group.labels, part),
         "to_name": group.to_name,
         "original_width": group.original_width,
         "original_height": group.original_height,

@@ -1,7 +1,6 @@
 """Masks as regions of Label Studio. Pure: arrays in, dictionaries out."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -66,6 +66,9 @@ class LabelStudio:
         self.lifetime_s = 300
         # What the storages of its projects hold: bytes, or an address that opens it for a while.
         self.stored: dict[str, bytes | str] = {}
+        # As the API writes them; backends by the id of their project.
+        self.projects: list[dict[str, Any]] = []
+        self.backends: dict[int, list[dict[str, Any]]] = {}
         # Path and Authorization of every request.
         self.requests: list[tuple[str, str | None]] = []
         # Set by a test: answers instead of the uploads.
@@ -77,6 +80,10 @@ class LabelStudio:
             self.app.router.add_get(f"{prefix}/data/local-files/", self.storage)
             self.app.router.add_get(f"{prefix}/tasks/{{task}}/resolve/", self.storage)
             self.app.router.add_get(f"{prefix}/api/version/", self.version)
+            self.app.router.add_get(f"{prefix}/health", self.health)
+            self.app.router.add_get(f"{prefix}/api/current-user/whoami", self.who_am_i)
+            self.app.router.add_get(f"{prefix}/api/projects/", self.list_projects)
+            self.app.router.add_get(f"{prefix}/api/ml/", self.list_backends)
         self.server = TestServer(self.app)
 
     @property
@@ -125,6 +132,31 @@ class LabelStudio:
     async def version(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, request.headers.get("Authorization")))
         return web.json_response({"release": "1.23.2"})
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        return web.json_response({"status": "UP"})
+
+    async def who_am_i(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        return web.json_response({"id": 1, "email": "annotator@example.com"})
+
+    async def list_projects(self, request: web.Request) -> web.StreamResponse:
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        page, size = int(request.query["page"]), int(request.query["page_size"])
+        listed = self.projects[(page - 1) * size : page * size]
+        more = "…" if page * size < len(self.projects) else None
+        return web.json_response(
+            {"count": len(self.projects), "next": more, "previous": None, "results": listed}
+        )
+
+    async def list_backends(self, request: web.Request) -> web.StreamResponse:
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        return web.json_response(self.backends.get(int(request.query["project"]), []))
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ async def predict(
         source = await asyncio.to_thread(
             _image_source, task, group, config, await label_studio.find()
         )
-        masks = await segmenter.segment(source, group.objects)
+        masks = await segmenter.segment(source, group.objects, group.prompt_ids)
         for mask in masks:
             found += await asyncio.to_thread(regions, outputs, group, mask, shape_options)
     return found

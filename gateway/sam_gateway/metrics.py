@@ -34,6 +34,11 @@ class Metrics:
         self.decodes = Counter(
             "sam_gateway_decodes", "Objects decoded by the worker.", registry=self._registry
         )
+        self.superseded = Counter(
+            "sam_gateway_superseded",
+            "Clicks that a newer one made useless.",
+            registry=self._registry,
+        )
         self.worker_starts = Counter(
             "sam_gateway_worker_starts", "Starts of the own worker.", registry=self._registry
         )

@@ -85,7 +85,7 @@ class PromptGroup:
     """The objects asked for on one image with one label.
 
     `original_width` and `original_height` are the size that the browser sees and that the
-    answer must have; `item_index` is the page of a multi-image tag.
+    answer must have; `item_index` is the page of a multi-image tag; `prompt_ids` are all prompts.
     """
 
     to_name: str
@@ -94,6 +94,7 @@ class PromptGroup:
     original_width: int
     original_height: int
     objects: tuple[ObjectPrompt, ...]
+    prompt_ids: frozenset[str] = frozenset()
 
 
 def parse_predict(body: object) -> PredictRequest:
@@ -147,9 +148,15 @@ def group_prompts(
             members = _open(members, earlier)
         first = members[0]
         if objects := _objects(members):
-            width, height = first.original_size
             result.append(
-                PromptGroup(first.to_name, first.item_index, first.labels, width, height, objects)
+                PromptGroup(
+                    first.to_name,
+                    first.item_index,
+                    first.labels,
+                    *first.original_size,
+                    objects,
+                    frozenset(p.id for p in members),
+                )
             )
     return result
 

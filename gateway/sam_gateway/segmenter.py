@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import sam_client
@@ -19,6 +20,7 @@ from sam_gateway.errors import (
 )
 from sam_gateway.images import ImageSource
 from sam_gateway.metrics import Metrics
+from sam_gateway.newest import NewestClicks
 from sam_gateway.prompts import ObjectPrompt
 from sam_gateway.results import ObjectMask
 
@@ -67,26 +69,39 @@ class Segmenter:
         self._known: OrderedDict[str, _KnownImage] = OrderedDict()
         self._embeds = _SingleFlight[sam_client.EmbeddedImage]()
         self._clicks = _Clicks()
+        self._newest = NewestClicks()
 
     def forget_images(self) -> None:
         """Drop what is known about images, so that each is fetched again when next needed."""
         self._known.clear()
 
     async def segment(
-        self, source: ImageSource, objects: Sequence[ObjectPrompt]
+        self,
+        source: ImageSource,
+        objects: Sequence[ObjectPrompt],
+        prompt_ids: frozenset[str],
     ) -> list[ObjectMask]:
         """Return the best mask of each object, in the order of the objects.
+
+        `prompt_ids` are all prompts of the click. None are returned if, meanwhile, a newer click
+        with the same prompts, or more, has come as far.
 
         Raises GatewayError: what fetching the image may raise, ImageRefusedError if it is not an
         image, WorkerError and its kinds.
         """
         try:
             with self._clicks.on(source.identity):
-                return await asyncio.wait_for(self._segment(source, objects), self._timeout_s)
+                masks = await asyncio.wait_for(
+                    self._newest.run(prompt_ids, partial(self._segment, source, objects)),
+                    self._timeout_s,
+                )
         except asyncio.TimeoutError:
             raise WorkerTimeoutError(
                 f"no mask within {self._timeout_s:g} s (PREDICT_TIMEOUT_S)"
             ) from None
+        if masks is None:
+            self._metrics.superseded.inc()
+        return masks or []
 
     async def idle(self) -> None:
         """Wait until no click is being answered."""
@@ -103,21 +118,31 @@ class Segmenter:
             await self._embeds.run(source.identity, lambda: self._embed(source))
 
     async def _segment(
-        self, source: ImageSource, objects: Sequence[ObjectPrompt]
+        self,
+        source: ImageSource,
+        objects: Sequence[ObjectPrompt],
+        supersede_older: Callable[[], None],
     ) -> list[ObjectMask]:
+        # Not before: they may be waiting for the same embedding, which is needed.
+        embedded = await self._embedded(source)
+        supersede_older()
         masks: dict[int, ObjectMask] = {}
         # A single click gets three candidates and the best is taken; the choice is per request.
         for ambiguous in (True, False):
             indices = [i for i, item in enumerate(objects) if item.ambiguous is ambiguous]
             if indices:
-                decoded = await self._decode(source, [objects[i] for i in indices], ambiguous)
+                chosen = [objects[i] for i in indices]
+                decoded = await self._decode(source, embedded, chosen, ambiguous)
                 masks.update(zip(indices, decoded, strict=True))
         return [masks[i] for i in range(len(objects))]
 
     async def _decode(
-        self, source: ImageSource, objects: Sequence[ObjectPrompt], multimask_output: bool
+        self,
+        source: ImageSource,
+        embedded: sam_client.EmbeddedImage,
+        objects: Sequence[ObjectPrompt],
+        multimask_output: bool,
     ) -> list[ObjectMask]:
-        embedded = await self._embedded(source)
         try:
             return await self._decode_on(embedded, objects, multimask_output)
         except sam_client.EmbeddingNotFoundError:  # evicted, or the worker is a new one

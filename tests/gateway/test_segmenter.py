@@ -252,3 +252,57 @@ async def test_known_images_age(client, worker, monkeypatch):
         await client.post("/predict", json=A_CLICK)
 
     assert worker.embeds == 2
+
+
+async def first_of(client, worker, body):
+    """Click, and wait until the worker is busy with it."""
+    worker.hang = asyncio.Event()
+    clicking = asyncio.create_task(client.post("/predict", json=body))
+    await asyncio.wait_for(worker.hang.wait(), 60)
+    worker.hang = None
+    return clicking
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        [key_point(50, 50, size=(4, 3)), key_point(60, 60, size=(4, 3), id="second")],
+        [key_point(75, 50, size=(4, 3))],  # the dot was moved
+    ],
+)
+async def test_the_newest_of_overlapping_clicks_on_an_object_wins(client, worker, newer):
+    older = await first_of(client, worker, A_CLICK)
+
+    newest = await client.post("/predict", json=click(IMAGE, *newer))
+
+    assert (await newest.json())["results"][0]["result"]
+    assert await (await older).json() == {"results": [[]]}
+    assert worker.embeds == 1
+    text = await (await client.get("/metrics")).text()
+    assert "sam_gateway_superseded_total 1.0" in text
+
+
+async def test_clicks_on_other_objects_do_not_supersede(client, worker):
+    body = click(IMAGE, key_point(50, 50, size=(4, 3)), key_point(60, 60, size=(4, 3), id="second"))
+    older = await first_of(client, worker, body)
+
+    for prompt in (key_point(50, 50, size=(4, 3)), key_point(50, 50, size=(4, 3), id="another")):
+        response = await client.post("/predict", json=click(IMAGE, prompt))
+        assert (await response.json())["results"][0]["result"]
+
+    assert not older.done()
+    older.cancel()
+
+
+async def test_an_embedding_that_an_older_click_waits_for_is_kept(client, worker):
+    """All clicks come while the image is being embedded."""
+    clicks = [
+        click(IMAGE, *(key_point(50, 50, size=(4, 3), id=f"prompt{i}") for i in range(count)))
+        for count in (1, 2, 3)
+    ]
+
+    responses = await asyncio.gather(*(client.post("/predict", json=body) for body in clicks))
+
+    assert [response.status for response in responses] == [200] * 3
+    assert (await responses[-1].json())["results"][0]["result"]
+    assert worker.embeds == 1

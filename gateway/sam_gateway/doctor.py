@@ -75,8 +75,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 async def _examine(config: Config, url: URL | None, tell: Tell) -> None:
-    auth = aiohttp.BasicAuth(*config.basic_auth) if config.basic_auth else None
-    async with aiohttp.ClientSession(auth=auth, timeout=_TIMEOUT) as session:
+    headers = {}
+    if config.basic_auth:
+        headers["Authorization"] = f"Basic {_base64(':'.join(config.basic_auth).encode())}"
+    async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as session:
         if url:
             if await _ask(session, url, tell):
                 await _click(session, url, tell)
@@ -266,7 +268,11 @@ def _image() -> str:
     ImageDraw.Draw(image).ellipse((83, 51, 173, 141), fill=(255, 183, 77))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + _base64(buffer.getvalue())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _written(finding: Finding) -> str:

@@ -15,6 +15,8 @@ from sam_gateway.tokens import is_token
 
 MIB = 2**20
 
+_SAM_CHOICES = {"MobileSAM": "mobile_sam", "SAM": "sam_vit_h", "ONNX": "sam_vit_h"}
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -78,7 +80,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         port=_port("PORT", env) if flags.port is None else flags.port,
         path_prefix=_path_prefix(flags.path_prefix or env.get("PATH_PREFIX", "")),
         worker=flags.worker or env.get("SAM_WORKER", ""),
-        model=flags.model or env.get("SAM_MODEL", ""),
+        model=flags.model or env.get("SAM_MODEL", "") or _sam_choice(env),
         label_studio_url=parse_label_studio_url(url) if url else None,
         label_studio_token=_token("LABEL_STUDIO_API_KEY", token),
         basic_auth=(user, password) if user else None,
@@ -129,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="model to ask the worker for (SAM_MODEL); the worker's default without it")
     add("--log-level", help="DEBUG, INFO, WARNING or ERROR (LOG_LEVEL, INFO)")
     return parser
+
+
+def _sam_choice(env: Mapping[str, str]) -> str:
+    """Read the name that the example backend of Label Studio has for a model."""
+    choice = env.get("SAM_CHOICE", "")
+    if choice and choice not in _SAM_CHOICES:
+        raise ConfigError(
+            f"SAM_CHOICE: expected one of {', '.join(_SAM_CHOICES)}, got {choice!r}; "
+            "SAM_MODEL takes any model"
+        )
+    return _SAM_CHOICES.get(choice, "")
 
 
 def _whole(name: str, env: Mapping[str, str], default: int, minimum: int = 1) -> int:

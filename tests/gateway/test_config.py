@@ -35,6 +35,19 @@ def test_the_names_of_the_example_backend_mean_the_same():
     assert (config.host, config.port) == ("0.0.0.0", 9191)
 
 
+@pytest.mark.parametrize(
+    ("environment", "model"),
+    [
+        ({"SAM_CHOICE": "MobileSAM"}, "mobile_sam"),
+        ({"SAM_CHOICE": "SAM"}, "sam_vit_h"),
+        ({"SAM_CHOICE": "ONNX"}, "sam_vit_h"),
+        ({"SAM_CHOICE": "SAM", "SAM_MODEL": "cells"}, "cells"),
+    ],
+)
+def test_the_choice_of_the_example_backend_names_a_model(environment, model):
+    assert parse_config([], environment).model == model
+
+
 def test_the_newer_names_win():
     config = parse_config(
         [],
@@ -115,6 +128,7 @@ def test_secrets_are_not_shown():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("SAM_CHOICE", "mobile"),
         ("PORT", "http"),
         ("PORT", "65536"),
         ("PORT", "-1"),

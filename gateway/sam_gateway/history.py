@@ -101,7 +101,8 @@ class History:
         started = time.monotonic()
         try:
             yield prediction
-            prediction.outcome = prediction.outcome or "nothing to find"
+            if not prediction.outcome:
+                prediction.outcome = "nothing found" if prediction.prompts else "no prompts"
         except asyncio.CancelledError:
             prediction.outcome = "caller gone"
             raise

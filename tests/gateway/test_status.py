@@ -368,6 +368,18 @@ async def test_predictions_are_shown_newest_first(gateway, caplog):
     assert remedy
 
 
+async def test_what_asks_for_nothing_is_told_from_what_finds_nothing(gateway):
+    opened, lone = a_click(), a_click(is_positive=False)
+    opened["params"]["context"] = None
+    await gateway.post("/predict", json=opened)
+    await gateway.post("/predict", json=lone)
+
+    found, without = (await report(gateway))["predictions"]
+
+    assert without["outcome"] == "no prompts"
+    assert found["outcome"] == "0 regions"
+
+
 async def test_only_the_last_predictions_are_kept(gateway):
     for _ in range(MAX_PREDICTIONS + 5):
         await gateway.post("/predict", data=b"{")

@@ -7,6 +7,7 @@ of the image's width and height.
 
 import base64
 import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -154,7 +155,8 @@ def png_data_url(runs: Runs) -> str:
     image = Image.frombytes("P", (runs.width, runs.height), mask.tobytes())
     image.putpalette([0, 0, 0, 255, 255, 255])
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", bits=1, transparency=0)
+    # Masks are long runs of equal bytes: this is a quarter shorter than the default, and faster.
+    image.save(buffer, "PNG", bits=1, transparency=0, compress_type=zlib.Z_RLE)
     return "data:image/png;base64," + base64.b64encode(buffer.getbuffer()).decode()
 
 

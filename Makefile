@@ -45,13 +45,23 @@ setup: $(VENV)/.dev ## Set up the development environment
 .PHONY: test
 test: $(VENV)/.dev ## Set up and run the test suite with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m 'not e2e and not large'
+	$(BIN)/coverage run -m pytest -m 'not e2e and not large and not triton'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 .PHONY: parity
 parity: $(VENV)/.dev ## Compare SAM ViT-B, L and H with the official package (half an hour, 12 GB)
 	$(BIN)/pytest -m large tests/models
+
+# Its packages need an older NumPy than ours.
+.cache/triton/.installed:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet nvidia-pytriton==0.7.0 onnxruntime
+	touch $@
+
+.PHONY: triton
+triton: $(VENV)/.dev .cache/triton/.installed ## Set up and use a real Triton Inference Server
+	$(BIN)/pytest -m triton tests/models
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and types of Python, C and proto

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_inference.engines import ENGINES, PRECISIONS
+from sam_inference.engines import ENGINES, PRECISIONS, TRITON
 from sam_inference.models import DEFAULT_MODEL
 
 MIB = 1 << 20
@@ -71,7 +72,8 @@ def parse_config(
         Path,
         "folder with further models, one folder each",
     )
-    add("--engine", "SAM_ENGINE", "auto", _one_of(ENGINES), f"auto, {', '.join(ENGINES)}")
+    engines = f"auto, {', '.join(ENGINES)} or {TRITON}host:port"
+    add("--engine", "SAM_ENGINE", "auto", _engine, engines)
     add(
         "--precision",
         "SAM_PRECISION",
@@ -126,6 +128,12 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
+
+
+def _engine(text: str) -> str:
+    if text.startswith(TRITON) and re.fullmatch(r".+:\d+", text.removeprefix(TRITON)):
+        return text
+    return _one_of(ENGINES)(text)
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], str]:

@@ -24,7 +24,10 @@ from sam_inference.prompts import DecoderInputs
 Array = NDArray[np.float32]
 
 ENGINES = ("openvino", "onnxruntime", "pytorch")
-"""Names of the engines, the preferred one on a CPU first."""
+"""Names of the engines on this machine, the preferred one on a CPU first."""
+
+TRITON = "triton:"
+"""What precedes host:port to name a Triton Inference Server as the engine."""
 
 PRECISIONS = ("float32", "bfloat16")
 """Arithmetic that a caller may ask for; each engine has a default of its own."""
@@ -36,6 +39,7 @@ _NEEDS = {
     "openvino": (("openvino",), "worker"),
     "onnxruntime": (("onnxruntime",), "worker"),
     "pytorch": (("torch", "segment_anything", "timm"), "torch"),
+    "triton": (("tritonclient",), "triton"),
 }
 
 
@@ -44,8 +48,8 @@ class EngineChoice:
     """The engine that runs the models, and how.
 
     Attributes:
-        name: one of `ENGINES`.
-        device: where it runs, for example `CPU` or `CUDA`.
+        name: one of `ENGINES`, or `triton`.
+        device: where it runs: for example `CPU` or `CUDA`, or the server's host:port.
         precision: arithmetic of the networks, for example `float32`.
         reason: why it was chosen, for the log.
     """
@@ -93,13 +97,16 @@ def choose_engine(wanted: str, precision: str, spec: ModelSpec) -> EngineChoice:
     that is installed and can run the model.
 
     Args:
-        wanted: one of `ENGINES`, or `auto`.
+        wanted: one of `ENGINES`, `auto`, or `triton:` with the server's host:port.
         precision: one of `PRECISIONS`, or `auto` for the engine's default.
         spec: the model.
 
     Raises:
         EngineError: the engine is not installed, or cannot run the model or the precision.
     """
+    if wanted.startswith(TRITON):
+        choice = _choice("triton", precision, spec, reason="asked for")
+        return replace(choice, device=wanted.removeprefix(TRITON))
     if wanted != "auto":
         return _choice(wanted, precision, spec, reason="asked for")
     has_gpu = _has_nvidia_gpu()

@@ -12,6 +12,7 @@ from sam_inference.models import BUNDLED, ModelFileError, ModelSpec, find_models
 from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.importing import import_checkpoint, verify_model
 from sam_inference.models.pulling import pull
+from sam_inference.models.triton_repository import BACKENDS, export_triton
 
 _BAR_WIDTH = 30
 _BAR_INTERVAL_S = 0.1
@@ -42,6 +43,9 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
                 print(import_checkpoint(Path(flags.file), model_dir, name=flags.name).folder)
             case "verify":
                 return _verify(flags.names, model_dir)
+            case "export-triton":
+                export_triton(_spec(flags.name, model_dir), flags.repository, flags.backend)
+                print(flags.repository)
             case "path":
                 print(_spec(flags.name, model_dir).folder if flags.name else model_dir)
     except (ModelFileError, OSError) as error:
@@ -72,6 +76,10 @@ def _parser(model_dir: Path) -> argparse.ArgumentParser:
     command.add_argument("--name", help="what to call it; the architecture's name if not given")
     command = commands.add_parser("verify", help="compare the files with what was imported")
     command.add_argument("names", nargs="*", metavar="name", help="all imported ones if none")
+    command = commands.add_parser("export-triton", help="write a model for a Triton server")
+    command.add_argument("name")
+    command.add_argument("repository", type=Path, help="Triton's model repository")
+    command.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
     command = commands.add_parser("path", help="show where models are, or where a model is")
     command.add_argument("name", nargs="?")
     return parser

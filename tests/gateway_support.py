@@ -116,7 +116,6 @@ class LabelStudio:
             return web.Response(status=500)
         return web.Response(body=self.files[request.match_info["file"]])
 
-
     async def storage(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path_qs, request.headers.get("Authorization")))
         if not self.authorized(request.headers.get("Authorization")):

@@ -5,6 +5,7 @@ set -euo pipefail
 
 missing=()
 command -v "${CHROMIUM:-chromium}" >/dev/null || missing+=(chromium) # make e2e
+command -v docker-compose >/dev/null || missing+=(docker-compose) # checks docker-compose.yml
 
 if ((${#missing[@]} == 0)); then
 	exit 0

@@ -17,15 +17,16 @@ Pixels = NDArray[np.uint8]
 
 
 def region_mask(region: Mapping[str, Any]) -> Mask:
-    """Return the mask of a brush region, as suggested or as stored; bool (H, W).
+    """Return the mask of a brush or bitmask region, as suggested or as stored; bool (H, W).
 
-    Suggestions may hold it as a picture; what Label Studio stores is decoded by its own package.
+    Bitmasks are pictures, and suggested brushes may be; the brushes that Label Studio stores are
+    decoded by its own package.
     """
-    assert region["type"] == "brushlabels", region["type"]
+    assert region["type"] in ("brushlabels", "bitmasklabels"), region["type"]
     value = region["value"]
     shape = (region["original_height"], region["original_width"], 4)
-    if "maskDataURL" in value:
-        png = base64.b64decode(value["maskDataURL"].removeprefix("data:image/png;base64,"))
+    if picture := value.get("maskDataURL") or value.get("imageDataURL"):
+        png = base64.b64decode(picture.removeprefix("data:image/png;base64,"))
         rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
         assert rgba.shape == shape
     else:

@@ -16,6 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from .calibrate import calibrate
 from .network import EMBEDDING_CHANNELS, GRID, INPUT_SIZE, MASK_SIZE, QuickstartModel
 from .train import PIXEL_MEAN, PIXEL_STD
 
@@ -123,7 +124,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
-    export(load_average(arguments.checkpoint), arguments.folder)
+    model = load_average(arguments.checkpoint)
+    calibrate(model)
+    export(model, arguments.folder)
 
 
 if __name__ == "__main__":

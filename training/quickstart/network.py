@@ -247,6 +247,11 @@ class MaskDecoder(nn.Module):
         self.iou_image = nn.Linear(coarse, 64)
         self.iou_output = nn.Parameter(torch.zeros(MASKS, 64))
         self.iou = nn.Linear(64, 1)
+        # Constant, estimate and decidedness to an IoU, for each output; set after training.
+        self.calibration: Tensor
+        self.register_buffer(
+            "calibration", torch.tensor([[0.0, 1.0, 0.0]] * MASKS), persistent=False
+        )
 
     def forward(
         self,
@@ -353,16 +358,31 @@ class MaskDecoder(nn.Module):
 
     def _estimate_iou(self, low_res_logits: Tensor, at4: Tensor, at16: Tensor) -> Tensor:
         """Estimate IoU (B, 4) from what lies under each mask and how decided the mask is."""
-        middle = STRIDE // 2
-        samples = low_res_logits.detach()[:, :, middle::STRIDE, middle::STRIDE]
-        masks = torch.sigmoid(samples).flatten(2)  # (B, 4, 4096)
+        masks = torch.sigmoid(_sample(low_res_logits.detach())).flatten(2)  # (B, 4, 4096)
         area = masks.sum(dim=2, keepdim=True)
         under = torch.matmul(masks, at4.flatten(2).transpose(1, 2).float()) / (area + 1)
         undecided = (masks * (1 - masks)).sum(dim=2, keepdim=True) / (area + 1)
         features = torch.cat([under, undecided, torch.log1p(area)], dim=2)
         hidden = self.iou_mask(features) + self.iou_image(at16.mean(dim=(2, 3)))[:, None]
         estimate: Tensor = self.iou(functional.silu(hidden + self.iou_output))
-        return torch.sigmoid(estimate.float())[:, :, 0]
+        estimate = torch.sigmoid(estimate.float())[:, :, 0]
+        if self.training:
+            return estimate
+        constant, factor, decided = self.calibration.unbind(dim=1)
+        trusted = constant + factor * estimate + decided * decidedness(low_res_logits)
+        return trusted.clamp(0, 1)
+
+
+def decidedness(low_res_logits: Tensor) -> Tensor:
+    """Return the area above logit 1 to that above -1, (B, 4): SAM's stability on a coarse grid."""
+    samples = _sample(low_res_logits)
+    inner = (samples > 1).float().sum(dim=(2, 3))
+    return inner / (samples > -1).float().sum(dim=(2, 3)).clamp(min=1)
+
+
+def _sample(low_res_logits: Tensor) -> Tensor:
+    """Take one logit from each cell of the embedding's grid: (B, 4, 64, 64)."""
+    return low_res_logits[:, :, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
 
 
 def _add_image(prompts: Tensor, image: Tensor, images: int) -> Tensor:

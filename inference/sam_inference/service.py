@@ -101,29 +101,31 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         """See the contract."""
-        return pb.ListModelsResponse(
-            models=[
-                pb.Model(
-                    name=model.spec.name,
-                    title=model.spec.title,
-                    licence=model.spec.licence,
-                    engine=model.engine.name,
-                    device=model.engine.device,
-                    precision=model.engine.precision,
-                    input_size=model.spec.input_size,
-                    mask_size=model.spec.mask_size,
-                    embedding_bytes=model.spec.embedding_bytes,
-                )
-                for model in self._registry.models
-            ],
-            default_model=self._registry.default,
-            limits=pb.Limits(
-                max_message_bytes=self._config.max_message_bytes,
-                max_image_pixels=self._config.max_image_pixels,
-                max_prompts=self._config.max_prompts,
-                max_points=self._config.max_points,
-            ),
-        )
+        async with self._answering("ListModels", context):
+            return pb.ListModelsResponse(
+                models=[
+                    pb.Model(
+                        name=model.spec.name,
+                        title=model.spec.title,
+                        licence=model.spec.licence,
+                        engine=model.engine.name,
+                        device=model.engine.device,
+                        precision=model.engine.precision,
+                        input_size=model.spec.input_size,
+                        mask_size=model.spec.mask_size,
+                        embedding_bytes=model.spec.embedding_bytes,
+                    )
+                    for model in self._registry.models
+                ],
+                default_model=self._registry.default,
+                limits=pb.Limits(
+                    max_message_bytes=self._config.max_message_bytes,
+                    max_image_pixels=self._config.max_image_pixels,
+                    max_prompts=self._config.max_prompts,
+                    max_points=self._config.max_points,
+                ),
+            )
+        raise AssertionError("unreachable: a refusal aborts the call")
 
     async def _image_of(self, request: pb.DecodeRequest) -> EmbeddedImage:
         """Return the embedding that a request names, carries, or has made now."""

@@ -106,7 +106,8 @@ class SegmentAnythingServiceServicer(object):
         """ListModels tells which models can be asked for, what runs them, and the
         limits that requests must keep to. No side effects; always safe to retry.
 
-        Errors: none of its own.
+        Errors:
+        * UNAVAILABLE: as for Embed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -167,7 +167,8 @@ class SegmentAnythingServiceStub(typing.Generic[_SegmentAnythingServiceEmbedType
     """ListModels tells which models can be asked for, what runs them, and the
     limits that requests must keep to. No side effects; always safe to retry.
 
-    Errors: none of its own.
+    Errors:
+      * UNAVAILABLE: as for Embed.
     """
 
 SegmentAnythingServiceAsyncStub: typing_extensions.TypeAlias = SegmentAnythingServiceStub[
@@ -247,7 +248,8 @@ class SegmentAnythingServiceServicer(metaclass=abc.ABCMeta):
         """ListModels tells which models can be asked for, what runs them, and the
         limits that requests must keep to. No side effects; always safe to retry.
 
-        Errors: none of its own.
+        Errors:
+          * UNAVAILABLE: as for Embed.
         """
 
 def add_SegmentAnythingServiceServicer_to_server(servicer: SegmentAnythingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

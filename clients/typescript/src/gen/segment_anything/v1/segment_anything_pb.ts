@@ -1019,7 +1019,8 @@ export const SegmentAnythingService: GenService<{
    * ListModels tells which models can be asked for, what runs them, and the
    * limits that requests must keep to. No side effects; always safe to retry.
    *
-   * Errors: none of its own.
+   * Errors:
+   *   * UNAVAILABLE: as for Embed.
    *
    * @generated from rpc segment_anything.v1.SegmentAnythingService.ListModels
    */

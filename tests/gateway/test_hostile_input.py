@@ -89,7 +89,7 @@ ROWS = {
         ),
         "params.context.result",
     ),
-    "s3": (a_click("s3://bucket/key?secret=1"), "tasks[0].data.image"),
+    "ftp": (a_click("ftp://bucket/key?secret=1"), "tasks[0].data.image"),
     "file": (a_click("file:///etc/passwd"), "tasks[0].data.image"),
     "metadata service": (a_click("http://169.254.169.254/latest/"), "tasks[0].data.image"),
     "loopback": (a_click("http://localhost:22/"), "tasks[0].data.image"),

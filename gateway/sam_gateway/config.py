@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sam-gateway",
         description="Serve Segment Anything to Label Studio as an ML backend.",
-        epilog="Further settings are environment variables: LABEL_STUDIO_URL, "
+        epilog="`sam-gateway doctor --help` tells of a check of the whole way to Label Studio. "
+        "Further settings are environment variables: LABEL_STUDIO_URL, "
         "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, "
         "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S, OUTPUT, "

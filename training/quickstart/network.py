@@ -99,6 +99,19 @@ class TokenMixer(nn.Module):
         return tokens.transpose(1, 2).reshape(-1, x.shape[1], self.side, self.side)
 
 
+def smooth(logits: Tensor) -> Tensor:
+    """Average logits (B, MASKS, h, w) over one cell, which takes out what repeats in each.
+
+    The pixels of a cell come from different channels, and where these disagree a mask gets a
+    pattern of dots. A window as wide as a cell sees every pixel of the pattern once.
+    """
+    taps = torch.tensor([0.5] + [1.0] * (STRIDE - 1) + [0.5]) / STRIDE
+    kernel = torch.outer(taps, taps).expand(MASKS, 1, -1, -1).to(logits)
+    reach = STRIDE // 2
+    padded = functional.pad(logits, (reach, reach, reach, reach), mode="replicate")
+    return functional.conv2d(padded, kernel, groups=MASKS)
+
+
 def upsample(x: Tensor) -> Tensor:
     """Double height and width bilinearly."""
     return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -288,8 +301,8 @@ class MaskDecoder(nn.Module):
         at16 = self.mix16(self.down16(at8))
         at8 = self.merge8(at8 + upsample(self.up16(at16)))
         at4 = self.merge4(at4 + upsample(self.up8(at8)))
-        low_res_logits = functional.pixel_shuffle(self.masks(at4), STRIDE).float()
-        return low_res_logits, self._estimate_iou(low_res_logits, at4, at16)
+        sharp = functional.pixel_shuffle(self.masks(at4), STRIDE).float()
+        return smooth(sharp), self._estimate_iou(sharp, at4, at16)
 
     def _likeness(self, image_embedding: Tensor, weights: Tensor) -> Tensor:
         """Cosine of every cell with the mean of each reference, (B, 6 * HEADS, 64, 64)."""

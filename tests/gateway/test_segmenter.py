@@ -63,7 +63,7 @@ class Worker(pb_grpc.SegmentAnythingServiceServicer):
             await context.abort(*self.embed_failures.pop(0))
         return pb.EmbedResponse(image_id="id", width=4, height=3, model=request.model or "m")
 
-    async def Decode(self, request, context):  # noqa: N802
+    async def Decode(self, request, context):  # noqa: N802 - as above
         self.decodes.append(request)
         if self.hang:
             self.hang.set()

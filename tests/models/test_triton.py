@@ -95,7 +95,7 @@ def spec(tmp_path_factory):
 @pytest.fixture(scope="module")
 def triton(spec, tmp_path_factory):
     if not VENV.exists():
-        pytest.skip("no tritonserver: make triton")
+        pytest.fail("no tritonserver in .cache/triton: run make triton, which sets it up")
     folder = tmp_path_factory.mktemp("triton")
     for model in (spec, read_spec(BUNDLED / "quickstart")):
         export_triton(model, folder / "repository", "python")

@@ -14,7 +14,7 @@ from sam_inference.prompts import DecoderInputs
 # `import openvino` also imports its model converter, if it can, and that reports each import
 # to its makers from a forked child process. The fork can hang in a process that serves gRPC,
 # and nobody was asked. A module recorded as None cannot be imported, and is not missed.
-sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
+sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]  # makes its import fail
 
 import openvino as ov  # noqa: E402 - after the line above
 

@@ -31,11 +31,11 @@ def _declare_torchvision_operators() -> None:
 
 _declare_torchvision_operators()
 
-from segment_anything import SamPredictor  # noqa: E402 - found by the path above
-from segment_anything.modeling import Sam  # noqa: E402 - found by the path above
+from segment_anything import SamPredictor  # noqa: E402 - needs the lines above
+from segment_anything.modeling import Sam  # noqa: E402 - needs the lines above
 
-from sam_inference.engines.official import build_network, module_name  # noqa: E402 - found by the path above
-from sam_inference.models.architectures import read_architecture  # noqa: E402 - found by the path above
+from sam_inference.engines.official import build_network, module_name  # noqa: E402 - needs the lines above
+from sam_inference.models.architectures import read_architecture  # noqa: E402 - needs the lines above
 
 __all__ = ["SamPredictor", "iou", "random_network", "save_checkpoint"]
 

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 # `tools` is run from the repository and never installed.
 sys.path.insert(0, str(ROOT))
 
-from tools.graphs.__main__ import files_of  # noqa: E402 - found by the path above
+from tools.graphs.__main__ import files_of  # noqa: E402 - needs the lines above
 
-from models_support import random_network, save_checkpoint  # noqa: E402 - found by the path above
+from models_support import random_network, save_checkpoint  # noqa: E402 - needs the lines above
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

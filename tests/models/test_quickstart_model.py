@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[2]
 # `training` is run from the repository and never installed.
 sys.path.insert(0, str(ROOT))
 
-from training.quickstart.evaluate import (  # noqa: E402 - found by the path above
+from training.quickstart.evaluate import (  # noqa: E402 - needs the lines above
     ROUNDS,
     Predictor,
     evaluate,
     photo_pairs,
     scene_pairs,
 )
-from training.quickstart.objects import FOLDER  # noqa: E402 - found by the path above
+from training.quickstart.objects import FOLDER  # noqa: E402 - needs the lines above
 
 MODEL = ROOT / "inference" / "sam_inference" / "models" / "quickstart"
 MAX_BYTES = 8_000_000

@@ -59,6 +59,11 @@ class ResidualBlock(nn.Module):
         return functional.silu(x + self.norm(self.second(self.first(x))))
 
 
+def residual_blocks(channels: int, count: int) -> list[ResidualBlock]:
+    """Return so many blocks, to follow each other."""
+    return [ResidualBlock(channels) for _ in range(count)]
+
+
 class AttentionBlock(nn.Module):
     """Pre-norm self-attention and a two-layer perceptron over tokens (B, T, C)."""
 
@@ -77,7 +82,9 @@ class AttentionBlock(nn.Module):
         split = self.qkv(self.norm_attention(tokens))  # (B, T, 3 * C)
         split = split.reshape(*tokens.shape[:2], 3, HEADS, tokens.shape[2] // HEADS)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, HEADS, T, C / HEADS)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        # Written out: the fused kernel is slower backwards on a processor.
+        scores = torch.matmul(query * query.shape[3] ** -0.5, key.transpose(2, 3))
+        attended = torch.matmul(scores.softmax(dim=3), value)
         tokens = tokens + self.project(attended.transpose(1, 2).flatten(2))
         change: Tensor = self.contract(functional.silu(self.expand(self.norm_mlp(tokens))))
         return tokens + change
@@ -124,9 +131,11 @@ class ImageEncoder(nn.Module):
         """Build the stages, named after their stride in pixels."""
         super().__init__()
         self.stem = ConvBlock(12, 24)
-        self.stage4 = nn.Sequential(ConvBlock(24, 48, stride=2), ResidualBlock(48))
-        self.stage8 = nn.Sequential(ConvBlock(48, 96, stride=2), ResidualBlock(96))
-        self.stage16 = nn.Sequential(ConvBlock(96, 160, stride=2), TokenMixer(160, 16, 3))
+        self.stage4 = nn.Sequential(ConvBlock(24, 48, stride=2), *residual_blocks(48, 2))
+        self.stage8 = nn.Sequential(ConvBlock(48, 96, stride=2), *residual_blocks(96, 3))
+        self.stage16 = nn.Sequential(
+            ConvBlock(96, 160, stride=2), *residual_blocks(160, 2), TokenMixer(160, 16, 3)
+        )
         self.lateral16 = nn.Conv2d(160, 96, 1)
         self.merge8 = ConvBlock(96, 48)
         self.merge4 = ConvBlock(48, 48)

@@ -161,6 +161,11 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_RATE * max(0.0, min(1.0, (step + 1) / WARM_UP, falling))
 
 
+def new_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return an optimizer that has not made a step."""
+    return torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.02)
+
+
 def scene_stream(seed: int, numbers: range) -> Iterator[Scene]:
     """Make scenes in a process beside the training."""
     loader = DataLoader(Scenes(seed, numbers), batch_size=None, num_workers=1, prefetch_factor=16)
@@ -178,6 +183,24 @@ def share_gradients(model: torch.nn.Module) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
+def save_checkpoint(
+    folder: Path,
+    model: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    """Write `folder`/checkpoint.pt at once or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, folder / "checkpoint.tmp")
+    (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
+
+
 def train(rank: int, processes: int, folder: Path, steps: int, seed: int) -> None:
     """Train up to `steps`, going on from `folder`/checkpoint.pt where there is one.
 
@@ -191,7 +214,7 @@ def train(rank: int, processes: int, folder: Path, steps: int, seed: int) -> Non
     torch.manual_seed(seed)
     model: QuickstartModel = QuickstartModel().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.02)
+    optimizer = new_optimizer(model)
     checkpoint, step = folder / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -225,14 +248,7 @@ def train(rank: int, processes: int, folder: Path, steps: int, seed: int) -> Non
             )
             started, sums = time.monotonic(), np.zeros(6)
         if rank == 0 and (step % CHECKPOINT_EVERY == 0 or step == steps):
-            state = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-            }
-            torch.save(state, folder / "checkpoint.tmp")
-            (folder / "checkpoint.tmp").replace(checkpoint)
+            save_checkpoint(folder, model, average, optimizer, step)
 
 
 def train_step(

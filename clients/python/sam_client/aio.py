@@ -53,16 +53,23 @@ class AsyncSamClient:
         """Close the connection; calls under way are cancelled."""
         await self._channel.close()
 
-    async def embed(self, image: bytes, *, model: str = "") -> EmbeddedImage:
+    async def embed(
+        self, image: bytes, *, model: str = "", background: bool = False
+    ) -> EmbeddedImage:
         """Embed an image, so that prompts can be decoded on it.
 
         Args:
             image: an encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF.
             model: name of a model of `list_models`; empty for the default one.
+            background: nobody waits: the worker does it while nothing else is asked of it. There
+                is no time limit then.
         """
-        request = pb.EmbedRequest(image=image, model=model)
+        request = pb.EmbedRequest(
+            image=image, model=model, priority=messages.priority(background=background)
+        )
+        timeout_s = None if background else self._timeout_s
         try:
-            response = await self._stub.Embed(request, timeout=self._timeout_s)
+            response = await self._stub.Embed(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         return messages.embedded_image(response)
@@ -75,6 +82,7 @@ class AsyncSamClient:
         model: str = "",
         multimask_output: bool = False,
         return_low_res_logits: bool = False,
+        background: bool = False,
         load_image: Callable[[], bytes | Awaitable[bytes]] | None = None,
     ) -> AsyncGenerator[SegmentedMask, None]:
         """Decode prompts on an embedded image and yield each mask as it arrives.
@@ -90,6 +98,8 @@ class AsyncSamClient:
                 `load_image` is given and it is not the default one.
             multimask_output: three candidates for each prompt instead of one.
             return_low_res_logits: fill `SegmentedMask.low_res_logits`.
+            background: nobody waits: the worker does it while nothing else is asked of it. There
+                is no time limit then.
             load_image: returns the encoded image. If the worker does not hold the embedding any
                 more, it is called once, and the image is embedded and decoded again; without it
                 EmbeddingNotFoundError is raised.
@@ -100,6 +110,7 @@ class AsyncSamClient:
             model=model,
             multimask_output=multimask_output,
             return_low_res_logits=return_low_res_logits,
+            background=background,
         )
         try:
             async with aclosing(self._decode(request)) as masks:
@@ -110,7 +121,8 @@ class AsyncSamClient:
                 raise
             loaded = load_image()
             image = await loaded if inspect.isawaitable(loaded) else loaded
-            request.image_id = (await self.embed(image, model=model)).image_id
+            embedded = await self.embed(image, model=model, background=background)
+            request.image_id = embedded.image_id
             async with aclosing(self._decode(request)) as masks:
                 async for mask in masks:
                     yield mask
@@ -147,9 +159,10 @@ class AsyncSamClient:
         return messages.server_info(response)
 
     async def _decode(self, request: pb.DecodeRequest) -> AsyncGenerator[SegmentedMask, None]:
+        background = request.priority == pb.PRIORITY_BACKGROUND
         call = self._stub.Decode(
             request,
-            timeout=self._timeout_s,
+            timeout=None if background else self._timeout_s,
             metadata=messages.decode_metadata(request.image_id),
         )
         try:

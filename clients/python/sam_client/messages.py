@@ -30,6 +30,7 @@ def decode_request(
     model: str,
     multimask_output: bool,
     return_low_res_logits: bool,
+    background: bool,
 ) -> pb.DecodeRequest:
     """Return the request for masks as run lengths on an embedded image."""
     return pb.DecodeRequest(
@@ -39,7 +40,13 @@ def decode_request(
         multimask_output=multimask_output,
         mask_encoding=pb.MASK_ENCODING_RUN_LENGTHS,
         return_low_res_logits=return_low_res_logits,
+        priority=priority(background=background),
     )
+
+
+def priority(*, background: bool) -> pb.Priority:
+    """Return what a request says of who waits for it."""
+    return pb.PRIORITY_BACKGROUND if background else pb.PRIORITY_INTERACTIVE
 
 
 def decode_metadata(image_id: str) -> tuple[tuple[str, str], ...]:

@@ -50,16 +50,21 @@ class SamClient:
         """Close the connection; calls under way are cancelled."""
         self._channel.close()
 
-    def embed(self, image: bytes, *, model: str = "") -> EmbeddedImage:
+    def embed(self, image: bytes, *, model: str = "", background: bool = False) -> EmbeddedImage:
         """Embed an image, so that prompts can be decoded on it.
 
         Args:
             image: an encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF.
             model: name of a model of `list_models`; empty for the default one.
+            background: nobody waits: the worker does it while nothing else is asked of it. There
+                is no time limit then.
         """
-        request = pb.EmbedRequest(image=image, model=model)
+        request = pb.EmbedRequest(
+            image=image, model=model, priority=messages.priority(background=background)
+        )
+        timeout_s = None if background else self._timeout_s
         try:
-            response = self._stub.Embed(request, timeout=self._timeout_s)
+            response = self._stub.Embed(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         return messages.embedded_image(response)
@@ -72,6 +77,7 @@ class SamClient:
         model: str = "",
         multimask_output: bool = False,
         return_low_res_logits: bool = False,
+        background: bool = False,
         load_image: Callable[[], bytes] | None = None,
     ) -> Generator[SegmentedMask, None, None]:
         """Decode prompts on an embedded image and yield each mask as it arrives.
@@ -87,6 +93,8 @@ class SamClient:
                 `load_image` is given and it is not the default one.
             multimask_output: three candidates for each prompt instead of one.
             return_low_res_logits: fill `SegmentedMask.low_res_logits`.
+            background: nobody waits: the worker does it while nothing else is asked of it. There
+                is no time limit then.
             load_image: returns the encoded image. If the worker does not hold the embedding any
                 more, it is called once, and the image is embedded and decoded again; without it
                 EmbeddingNotFoundError is raised.
@@ -97,13 +105,14 @@ class SamClient:
             model=model,
             multimask_output=multimask_output,
             return_low_res_logits=return_low_res_logits,
+            background=background,
         )
         try:
             yield from self._decode(request)
         except EmbeddingNotFoundError:  # raised before the first mask, so none comes twice
             if load_image is None:
                 raise
-            request.image_id = self.embed(load_image(), model=model).image_id
+            request.image_id = self.embed(load_image(), model=model, background=background).image_id
             yield from self._decode(request)
 
     def segment(
@@ -135,9 +144,10 @@ class SamClient:
         return messages.server_info(response)
 
     def _decode(self, request: pb.DecodeRequest) -> Generator[SegmentedMask, None, None]:
+        background = request.priority == pb.PRIORITY_BACKGROUND
         call = self._stub.Decode(
             request,
-            timeout=self._timeout_s,
+            timeout=None if background else self._timeout_s,
             metadata=messages.decode_metadata(request.image_id),
         )
         try:

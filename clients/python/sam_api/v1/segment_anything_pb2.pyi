@@ -34,6 +34,38 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Read as interactive."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits."""
+    PRIORITY_BACKGROUND: _Priority.ValueType  # 2
+    """Nobody waits: the work is done while there is no interactive one, and what
+    is under way gives way. It takes as long as that takes; set a deadline
+    accordingly. If an interactive call asks for the same image, its encoding
+    becomes interactive.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says what goes first on a worker."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Read as interactive."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits."""
+PRIORITY_BACKGROUND: Priority.ValueType  # 2
+"""Nobody waits: the work is done while there is no interactive one, and what
+is under way gives way. It takes as long as that takes; set a deadline
+accordingly. If an interactive call asks for the same image, its encoding
+becomes interactive.
+"""
+Global___Priority: typing_extensions.TypeAlias = Priority
+
 class _TensorType:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -131,6 +163,7 @@ class EmbedRequest(google.protobuf.message.Message):
     IMAGE_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     RETURN_EMBEDDING_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     image: builtins.bytes
     """The encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF. The EXIF orientation is
     applied, the first frame of an animation is taken, transparency is put over
@@ -140,14 +173,17 @@ class EmbedRequest(google.protobuf.message.Message):
     """Name of a model of ListModels. Empty means the default model."""
     return_embedding: builtins.bool
     """Whether to return the embedding itself as well. It is some megabytes."""
+    priority: Global___Priority.ValueType
+    """Whether somebody waits for the answer."""
     def __init__(
         self,
         *,
         image: builtins.bytes = ...,
         model: builtins.str = ...,
         return_embedding: builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image", b"image", "model", b"model", "return_embedding", b"return_embedding"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image", b"image", "model", b"model", "priority", b"priority", "return_embedding", b"return_embedding"]) -> None: ...
 
 Global___EmbedRequest: typing_extensions.TypeAlias = EmbedRequest
 
@@ -313,6 +349,7 @@ class DecodeRequest(google.protobuf.message.Message):
     MULTIMASK_OUTPUT_FIELD_NUMBER: builtins.int
     MASK_ENCODING_FIELD_NUMBER: builtins.int
     RETURN_LOW_RES_LOGITS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     image_id: builtins.str
     """An id from EmbedResponse. The usual way."""
     image: builtins.bytes
@@ -334,6 +371,8 @@ class DecodeRequest(google.protobuf.message.Message):
     """Whether to return the low-res mask logits, which may be sent back as
     Prompt.mask_input with further points.
     """
+    priority: Global___Priority.ValueType
+    """Whether somebody waits for the answer."""
     @property
     def embedding(self) -> Global___Embedding:
         """An embedding that the caller got by `return_embedding`."""
@@ -353,9 +392,10 @@ class DecodeRequest(google.protobuf.message.Message):
         multimask_output: builtins.bool = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
         return_low_res_logits: builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["embedding", b"embedding", "image", b"image", "image_id", b"image_id", "image_source", b"image_source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["embedding", b"embedding", "image", b"image", "image_id", b"image_id", "image_source", b"image_source", "mask_encoding", b"mask_encoding", "model", b"model", "multimask_output", b"multimask_output", "prompts", b"prompts", "return_low_res_logits", b"return_low_res_logits"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["embedding", b"embedding", "image", b"image", "image_id", b"image_id", "image_source", b"image_source", "mask_encoding", b"mask_encoding", "model", b"model", "multimask_output", b"multimask_output", "priority", b"priority", "prompts", b"prompts", "return_low_res_logits", b"return_low_res_logits"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["image_source", b"image_source"]) -> typing.Literal["image_id", "image", "embedding"] | None: ...
 
 Global___DecodeRequest: typing_extensions.TypeAlias = DecodeRequest

@@ -36,6 +36,7 @@ from sam_core import mask_from_counts
 from sam_inference import prompts
 from sam_inference.config import model_dir_of
 from sam_inference.engines import EngineChoice, EngineError, choose_engine, open_engine
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec, find_models
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.predictor import Predictor
@@ -178,11 +179,11 @@ def run(
     except EngineError as error:
         connection.send((str(error), 0.0))
         return
-    embedding, _ = predictor.embed(image, max_pixels=MAX_PIXELS)
+    embedding, _ = predictor.embed(image, Interrupt(), max_pixels=MAX_PIXELS)
     clicked = clicks(embedding.original_size)
     while (asked := connection.recv()) != "end":
         if asked == "time":
-            _, durations = predictor.embed(image, max_pixels=MAX_PIXELS)
+            _, durations = predictor.embed(image, Interrupt(), max_pixels=MAX_PIXELS)
             times = [
                 predictor.decode(embedding, clicked[0], multimask_output=False)[1]
                 for _ in range(DECODES_PER_ROUND)

@@ -72,6 +72,10 @@ class EmbeddingStore:
         """Bytes of the tensors held."""
         return self._bytes
 
+    def __contains__(self, image_id: str) -> bool:
+        """Whether an embedding is held."""
+        return image_id in self._held
+
     def get(self, image_id: str) -> ImageEmbedding:
         """Return the embedding of `image_id` and mark it as used.
 

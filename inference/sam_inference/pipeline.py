@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,12 +17,17 @@ from sam_core import Mask
 from sam_inference.config import Config
 from sam_inference.embeddings import EmbeddingStore, ImageEmbedding, image_id_of
 from sam_inference.models import ModelSpec
+from sam_inference.precedence import Precedence
 from sam_inference.predictor import Candidate, EmbedDurations, Predictor
 from sam_inference.prompts import Prompt
 from sam_inference.registry import Registry
 from sam_inference.scheduler import Lane
 
 M = TypeVar("M")
+
+# What requests wait for, other than the encoding of an image.
+_DECODING = "decoding"
+_BACKGROUND = "background"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +84,7 @@ class Pipeline:
         self._registry = registry
         self._max_pixels = config.max_image_pixels
         self._store = EmbeddingStore(config.embedding_cache_bytes)
+        self._precedence = Precedence()
         # One encoding at a time has all the threads. Decoder calls share them, and masks are
         # upscaled beside the next prompt's decoder.
         self._encode_lane = Lane("encode", threads=1, max_requests=config.max_requests)
@@ -96,26 +103,38 @@ class Pipeline:
         """
         return EmbeddedImage(image_id, self._store.get(image_id), cached=True)
 
-    async def embed(self, image: bytes, spec: ModelSpec) -> EmbeddedImage:
+    async def embed(
+        self, image: bytes, spec: ModelSpec, *, background: bool = False
+    ) -> EmbeddedImage:
         """Return an encoded image's embedding, made now if it is not held.
+
+        Background encodings give way to every other request, and start again after it.
 
         Raises:
             InvalidArgumentError: the image cannot be used.
             OverloadedError: too many encodings wait.
         """
         image_id = await asyncio.to_thread(image_id_of, image, spec.name)
+        if image_id in self._store:
+            return self.held(image_id)
         queue_ms, durations = 0.0, None
 
         async def encode() -> ImageEmbedding:
             nonlocal queue_ms, durations
             predictor = await self._registry.predictor(spec)
-            with self._encode_lane.admit():
-                (embedding, durations), queue_ms = await self._encode_lane.run(
-                    predictor.embed, image, max_pixels=self._max_pixels
+            with self._encode_lane.admit(background=background):
+                asked = time.perf_counter()
+                (embedding, durations), _ = await self._precedence.run(
+                    image_id,
+                    lambda interrupt: self._encode_lane.run(
+                        predictor.embed, image, interrupt, max_pixels=self._max_pixels
+                    ),
                 )
+                queue_ms = (time.perf_counter() - asked) * 1e3 - durations.total_ms
             return embedding
 
-        embedding, cached = await self._store.get_or_create(image_id, encode)
+        with nullcontext() if background else self._precedence.interactive(image_id):
+            embedding, cached = await self._store.get_or_create(image_id, encode)
         return EmbeddedImage(image_id, embedding, cached, queue_ms, durations)
 
     async def decode(
@@ -125,12 +144,13 @@ class Pipeline:
         *,
         multimask_output: bool,
         write: Callable[[Mask], M],
+        background: bool = False,
     ) -> AsyncGenerator[DecodedMask[M], None]:
         """Decode checked prompts and yield each mask as soon as it exists.
 
         The prompts are spread over the lane's threads and come in any order; the candidates
         of one prompt follow each other, best predicted IoU first. `write` runs in the lane,
-        too.
+        too. In the background, no prompt is begun while another request waits.
 
         Raises:
             OverloadedError: too many requests wait.
@@ -142,6 +162,10 @@ class Pipeline:
 
         async def decode_waiting() -> None:
             while waiting:
+                if background:
+                    await self._precedence.turn(_BACKGROUND)
+                    if not waiting:
+                        break
                 index, prompt = waiting.popleft()
                 (candidates, decoder_ms), queue_ms = await self._decode_lane.run(
                     predictor.decode, embedding, prompt, multimask_output=multimask_output
@@ -172,13 +196,14 @@ class Pipeline:
                 for _ in range(min(self._decode_lane.threads, len(prompts)))
             ]
             try:
-                await asyncio.gather(*tasks)
+                with nullcontext() if background else self._precedence.interactive(_DECODING):
+                    await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
                 masks.put_nowait(None)
 
-        with self._decode_lane.admit():
+        with self._decode_lane.admit(background=background):
             decoding = asyncio.create_task(decode_all())
             try:
                 while (mask := await masks.get()) is not None:

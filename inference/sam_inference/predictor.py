@@ -15,6 +15,7 @@ from sam_core import Mask, mask_from_logits, normalize_and_pad
 from sam_inference.embeddings import ImageEmbedding
 from sam_inference.engines import Engine
 from sam_inference.images import decode_image
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import Prompt, decoder_inputs
 from sam_inference.transforms import input_size_of, resize_to
@@ -27,6 +28,11 @@ class EmbedDurations:
     image_decode_ms: float
     preprocess_ms: float
     encoder_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """All steps together."""
+        return self.image_decode_ms + self.preprocess_ms + self.encoder_ms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +57,14 @@ class Predictor:
     spec: ModelSpec
     engine: Engine
 
-    def embed(self, image: bytes, *, max_pixels: int) -> tuple[ImageEmbedding, EmbedDurations]:
+    def embed(
+        self, image: bytes, interrupt: Interrupt, *, max_pixels: int
+    ) -> tuple[ImageEmbedding, EmbedDurations]:
         """Decode and encode an image file.
 
         Raises:
             InvalidArgumentError: as `decode_image`.
+            InterruptedWorkError: it was interrupted.
         """
         start = time.perf_counter()
         pixels = decode_image(image, max_pixels=max_pixels)
@@ -69,7 +78,7 @@ class Predictor:
             self.spec.input_size,
         )
         preprocessed = time.perf_counter()
-        tensors = self.engine.encode(frame[None])
+        tensors = self.engine.encode(frame[None], interrupt)
         encoded = time.perf_counter()
         embedding = ImageEmbedding(
             model=self.spec.name,

@@ -31,28 +31,29 @@ class Lane:
         Args:
             name: for messages and thread names.
             threads: jobs that run at the same time.
-            max_requests: requests, running and waiting, beyond which `admit` refuses.
+            max_requests: requests, running and waiting, beyond which `admit` refuses; and as
+                many of the background.
         """
         self.name = name
         self.threads = threads
         self.max_requests = max_requests
-        self._admitted = 0
+        self._admitted = {False: 0, True: 0}  # by whether they are of the background
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place in the lane.
+    def admit(self, *, background: bool) -> Iterator[None]:
+        """Hold a place in the lane. Background requests have places of their own.
 
         Raises:
             OverloadedError: all places are taken.
         """
-        if self._admitted >= self.max_requests:
+        if self._admitted[background] >= self.max_requests:
             raise OverloadedError(self.name, self.max_requests, _RETRY_AFTER_MS)
-        self._admitted += 1
+        self._admitted[background] += 1
         try:
             yield
         finally:
-            self._admitted -= 1
+            self._admitted[background] -= 1
 
     async def run(
         self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

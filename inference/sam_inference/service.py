@@ -53,7 +53,8 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
         """See the contract."""
         async with self._answering("Embed", context) as facts:
             spec = self._registry.spec(request.model)
-            image = await self._pipeline.embed(request.image, spec)
+            background = request.priority == pb.PRIORITY_BACKGROUND
+            image = await self._pipeline.embed(request.image, spec, background=background)
             height, width = image.embedding.original_size
             facts |= {"model": spec.name, "width": width, "height": height, "cached": image.cached}
             return pb.EmbedResponse(
@@ -89,7 +90,11 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
                 )
             facts |= {"model": spec.name, "prompts": len(prompts)}
             decoding = self._pipeline.decode(
-                image.embedding, prompts, multimask_output=request.multimask_output, write=write
+                image.embedding,
+                prompts,
+                multimask_output=request.multimask_output,
+                write=write,
+                background=request.priority == pb.PRIORITY_BACKGROUND,
             )
             async with aclosing(decoding) as masks:
                 async for mask in masks:
@@ -131,7 +136,11 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
         """Return the embedding that a request names, carries, or has made now."""
         source = request.WhichOneof("image_source")
         if source == "image":
-            return await self._pipeline.embed(request.image, self._registry.spec(request.model))
+            return await self._pipeline.embed(
+                request.image,
+                self._registry.spec(request.model),
+                background=request.priority == pb.PRIORITY_BACKGROUND,
+            )
         if source == "image_id":
             image = self._pipeline.held(request.image_id)
         elif source == "embedding":

@@ -32,9 +32,19 @@ def dog():
 
 
 @pytest.fixture
-def fresh_image():
+def new_image():
+    """Makes 96x64 images that no test has embedded before."""
+
+    def make():
+        noise = np.random.default_rng(next(_seeds)).integers(0, 255, (64, 96, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "PNG")
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def fresh_image(new_image):
     """A 96x64 image that no test has embedded before."""
-    noise = np.random.default_rng(next(_seeds)).integers(0, 255, (64, 96, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "PNG")
-    return file.getvalue()
+    return new_image()

@@ -9,6 +9,7 @@ from PIL import Image
 from models_support import SamPredictor, iou, random_network, save_checkpoint
 from sam_core import mask_from_counts
 from sam_inference.engines import choose_engine, open_engine
+from sam_inference.interrupt import Interrupt
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.predictor import Predictor
 from sam_inference.prompts import Prompt
@@ -105,7 +106,7 @@ def check_parity(model, engine, shape):
     their_embedding, answers = model.official_answers(shape)
     predictor = model.predictor(engine)
 
-    embedding, _ = predictor.embed(image_file(shape), max_pixels=MAX_PIXELS)
+    embedding, _ = predictor.embed(image_file(shape), Interrupt(), max_pixels=MAX_PIXELS)
 
     ours = embedding.tensors["image_embedding"].astype(np.float64)
     product = np.linalg.norm(ours) * np.linalg.norm(their_embedding)

@@ -15,6 +15,7 @@ from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
 from sam_inference.engines import EngineError, choose_engine, open_engine
 from sam_inference.errors import UnavailableError
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import BUNDLED, ModelFileError, read_spec
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.models.triton_repository import export_triton
@@ -115,10 +116,10 @@ def test_triton_gives_what_the_local_engine_gives(triton, spec, name):
     generator = np.random.default_rng(0)
     image = generator.standard_normal((1, 3, spec.input_size, spec.input_size), np.float32)
 
-    embedding = remote.encode(image)
+    embedding = remote.encode(image, Interrupt())
     answers = remote.decode(embedding, INPUTS)
 
-    expected = local.encode(image)
+    expected = local.encode(image, Interrupt())
     assert embedding.keys() == expected.keys()
     for tensor_name, tensor in expected.items():
         np.testing.assert_allclose(embedding[tensor_name], tensor, atol=1e-4)
@@ -172,7 +173,7 @@ def test_a_server_that_is_not_there_is_told(spec):
     engine = open_engine(choice, spec, threads=2)
 
     with pytest.raises(UnavailableError, match=f"Triton at 127.0.0.1:{port} cannot run"):
-        engine.encode(np.zeros((1, 3, 1024, 1024), np.float32))
+        engine.encode(np.zeros((1, 3, 1024, 1024), np.float32), Interrupt())
 
 
 def test_bfloat16_is_not_asked_of_a_server(spec):

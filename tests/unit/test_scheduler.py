@@ -25,12 +25,15 @@ async def test_a_job_runs_in_a_thread_and_returns_its_result(lane):
 
 
 async def test_a_full_lane_refuses_and_frees_its_places(lane):
-    with lane.admit(), lane.admit():
-        with pytest.raises(OverloadedError, match="2 requests") as refusal, lane.admit():
+    with lane.admit(background=False), lane.admit(background=False):
+        with (
+            pytest.raises(OverloadedError, match="2 requests") as refusal,
+            lane.admit(background=False),
+        ):
             pass
         assert refusal.value.retry_after_ms > 0
 
-    with lane.admit():
+    with lane.admit(background=False):
         pass
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -63,14 +64,18 @@ class EngineChoice:
 class Engine(Protocol):
     """Runs an image encoder and a mask decoder. Calls may come from several threads."""
 
-    def encode(self, image: Array) -> dict[str, Array]:
+    def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
         """Encode a normalised and padded image.
 
         Args:
             image: float32 (1, 3, input_size, input_size).
+            interrupt: ends it; an engine that cannot be interrupted runs to the end.
 
         Returns:
             The embedding's tensors by name, as in `ModelSpec.embedding_shapes`.
+
+        Raises:
+            InterruptedWorkError: it was interrupted.
         """
 
     def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:

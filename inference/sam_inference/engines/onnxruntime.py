@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from sam_inference.engines import Array, EngineChoice, EngineError
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -40,9 +41,11 @@ class OnnxRuntimeEngine:
         self._decoder = _session(spec.decoder, device, threads)
         self._embedding_names = tuple(spec.embedding_shapes)
 
-    def encode(self, image: Array) -> dict[str, Array]:
+    def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
         """See `Engine.encode`."""
-        outputs = self._encoder.run(self._embedding_names, {"image": image})
+        options = ort.RunOptions()
+        with interrupt.ends(lambda: setattr(options, "terminate", True)):
+            outputs = self._encoder.run(self._embedding_names, {"image": image}, options)
         return dict(zip(self._embedding_names, outputs, strict=True))
 
     def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sam_inference.engines import Array, EngineChoice, EngineError
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -52,11 +53,14 @@ class OpenVinoEngine:
         # An inference request holds its own buffers and serves one thread at a time.
         self._local = threading.local()
 
-    def encode(self, image: Array) -> dict[str, Array]:
+    def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
         """See `Engine.encode`."""
         # A request of its own, since its buffers are large and encodings are rare.
-        results = self._encoder.create_infer_request().infer({"image": image})
-        return {output.any_name: value for output, value in results.items()}
+        request = self._encoder.create_infer_request()
+        with interrupt.ends(request.cancel):
+            request.start_async({"image": image})
+            request.wait()
+        return {output.any_name: value.copy() for output, value in request.results.items()}
 
     def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:
         """See `Engine.decode`."""

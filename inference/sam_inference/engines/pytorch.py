@@ -10,6 +10,7 @@ from segment_anything.utils.onnx import SamOnnxModel
 
 from sam_inference.engines import Array, EngineChoice, EngineError
 from sam_inference.engines.official import load_network
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -57,8 +58,9 @@ class PyTorchEngine:
         self._prompts = SamOnnxModel(network, return_single_mask=False)
 
     @torch.inference_mode()
-    def encode(self, image: Array) -> dict[str, Array]:
-        """See `Engine.encode`."""
+    def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
+        """See `Engine.encode`. It runs to the end."""
+        del interrupt
         with self._precision():
             embedding = self._encoder(self._tensor(image))
         return {"image_embedding": _array(embedding)}

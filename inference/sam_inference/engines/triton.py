@@ -8,6 +8,7 @@ import tritonclient.grpc as triton
 
 from sam_inference.engines import Array, EngineChoice, EngineError
 from sam_inference.errors import UnavailableError
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
@@ -50,8 +51,9 @@ class TritonEngine:
         self._embedding_names = tuple(spec.embedding_shapes)
         self._client = triton.InferenceServerClient(target, channel_args=_CHANNEL_OPTIONS)
 
-    def encode(self, image: Array) -> dict[str, Array]:
-        """See `Engine.encode`."""
+    def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
+        """See `Engine.encode`. It runs to the end."""
+        del interrupt
         outputs = self._infer("encoder", {"image": image}, self._embedding_names)
         return dict(zip(self._embedding_names, outputs, strict=True))
 

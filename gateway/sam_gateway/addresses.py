@@ -1,6 +1,7 @@
 """Which network addresses the gateway connects to for an image that a task names."""
 
 import ipaddress
+import re
 import socket
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -19,6 +20,12 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 def origin(url: URL) -> tuple[str, str, int | None]:
     """Return scheme, host and port, what the web calls the origin."""
     return url.scheme.lower(), (url.raw_host or "").lower(), url.port
+
+
+def public(address: str) -> str:
+    """Return an address without what may be secret: user info, query, fragment."""
+    bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", address, maxsplit=1)[0])
+    return bare if len(bare) <= 200 else bare[:200] + "…"
 
 
 class AddressPolicy:

@@ -4,6 +4,7 @@ GatewayError
 ├── InvalidRequestError         400  the request is not what Label Studio sends
 ├── UnauthorizedError           401  Basic credentials missing or wrong
 ├── NoOutputTagError            422  the labeling config has no tag that can hold a mask
+├── LabelStudioError            502  Label Studio's API does not do what it is asked
 ├── ImageRefusedError           422  the image is one that the gateway or the worker will not take
 ├── ImageUnavailableError       502  the image's host does not give it
 │   ├── TemporarilyUnavailableError  another attempt may help
@@ -20,6 +21,8 @@ class GatewayError(Exception):
 
     status: int = 500
     reason: str = "internal"
+    # Whether the same may succeed a little later.
+    temporary: bool = False
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         """`field` is the path of the offending value in the request, if there is one."""
@@ -46,6 +49,18 @@ class NoOutputTagError(GatewayError):
 
     status = 422
     reason = "no_output_tag"
+
+
+class LabelStudioError(GatewayError):
+    """Label Studio's API cannot be reached or does not do what it is asked."""
+
+    status = 502
+    reason = "label_studio_failed"
+
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
+        """`temporary` says that the same may succeed a little later."""
+        super().__init__(message)
+        self.temporary = temporary
 
 
 class ImageRefusedError(GatewayError):
@@ -84,6 +99,7 @@ class WorkerBusyError(WorkerError):
 
     status = 503
     reason = "worker_busy"
+    temporary = True
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         """`retry_after_s` says when to try again."""
@@ -96,6 +112,7 @@ class WorkerUnavailableError(WorkerError):
 
     status = 503
     reason = "worker_unavailable"
+    temporary = True
 
 
 class WorkerTimeoutError(WorkerError):

@@ -13,21 +13,19 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from sam_gateway.addresses import AddressPolicy, origin
+from sam_gateway.addresses import AddressPolicy, origin, public
 from sam_gateway.config import MIB
 from sam_gateway.errors import (
     ImageRefusedError,
     ImageUnavailableError,
     InvalidRequestError,
-    LabelStudioAuthError,
     TemporarilyUnavailableError,
 )
 from sam_gateway.label_config import ImageTag
-from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
+from sam_gateway.label_studio import LabelStudio
 from sam_gateway.local_files import read_below
 from sam_gateway.prompts import Task
 from sam_gateway.reading import read_at_most
-from sam_gateway.tokens import Credential
 
 MAX_REDIRECTS = 5
 
@@ -101,14 +99,14 @@ def locate(value: str, task: Task, field: str, label_studio_url: URL | None) -> 
         return ImageSource(str(url), field, url, local_file=_local_file(url, label_studio_url))
     if kind and kind not in _STORAGES:
         raise ImageRefusedError(
-            f"{_public(value)} cannot be fetched; supported are uploads and other paths of Label "
+            f"{public(value)} cannot be fetched; supported are uploads and other paths of Label "
             f"Studio, its storages ({', '.join(sorted(_STORAGES))}), http(s) addresses and data "
             "URIs",
             field=field,
         )
     if label_studio_url is None:
         raise ImageRefusedError(
-            f"{_public(value)} is to be had from Label Studio: set LABEL_STUDIO_URL", field=field
+            f"{public(value)} is to be had from Label Studio: set LABEL_STUDIO_URL", field=field
         )
     root = str(label_studio_url).rstrip("/")
     if kind:
@@ -194,7 +192,7 @@ class ImageFetcher:
             return await asyncio.wait_for(self._fetch(source.url), self._timeout_s)
         except asyncio.TimeoutError:
             raise ImageUnavailableError(
-                f"{_public(str(source.url))} took longer than {self._timeout_s:g} s "
+                f"{public(str(source.url))} took longer than {self._timeout_s:g} s "
                 "(IMAGE_TIMEOUT_S)",
                 field=source.field,
             ) from None
@@ -220,48 +218,17 @@ class ImageFetcher:
                         return await self._read(url, response)
                     url = url.join(_url(location, ""))
                     if url.scheme not in ("http", "https"):
-                        raise ImageRefusedError(f"redirected to {_public(str(url))}")
+                        raise ImageRefusedError(f"redirected to {public(str(url))}")
         except aiohttp.InvalidURL:
-            raise ImageRefusedError(f"{_public(str(url))} is not an address") from None
+            raise ImageRefusedError(f"{public(str(url))} is not an address") from None
         except aiohttp.ClientError as error:
-            raise TemporarilyUnavailableError(f"{_public(str(url))}: {_cause(error)}") from error
+            raise TemporarilyUnavailableError(f"{public(str(url))}: {_cause(error)}") from error
         raise ImageUnavailableError(f"more than {MAX_REDIRECTS} redirects")
 
     async def _get(self, url: URL) -> aiohttp.ClientResponse:
-        if not self._label_studio.serves(url):
-            return await self._session.get(url, allow_redirects=False)
-        url = url.with_user(None)
-        refused = []
-        for credential in self._label_studio.credentials():
-            try:
-                return await self._get_as(credential, url)
-            except LabelStudioAuthError as error:
-                refused.append(str(error))
-        if not refused:
-            response = await self._session.get(url, allow_redirects=False)
-            if response.status != 401:
-                return response
-            response.release()
-        raise LabelStudioAuthError(
-            f"Label Studio does not give {_public(str(url))}: {'; '.join(refused) or 'no token'}. "
-            f"Set {TOKEN_SETTING} to a personal access token (Account & Settings), or to a legacy "
-            "token if the organisation allows them"
-        )
-
-    async def _get_as(self, credential: Credential, url: URL) -> aiohttp.ClientResponse:
-        header = await credential.authorization()
-        for final in (False, True):
-            response = await self._session.get(
-                url, allow_redirects=False, headers={"Authorization": header}
-            )
-            if response.status != 401:
-                return response
-            response.release()
-            renewed = header if final else await credential.authorization(rejected=header)
-            if renewed == header:
-                break
-            header = renewed
-        raise LabelStudioAuthError(f"{credential.name} is refused (401)")
+        if self._label_studio.serves(url):
+            return await self._label_studio.open("GET", url.with_user(None))
+        return await self._session.get(url, allow_redirects=False)
 
     async def _read(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
         status = response.status
@@ -270,7 +237,7 @@ class ImageFetcher:
             kind = ImageUnavailableError
             if status == 429 or status >= 500:
                 kind = TemporarilyUnavailableError
-            raise kind(f"{_public(str(url))} answers {status}{hint}")
+            raise kind(f"{public(str(url))} answers {status}{hint}")
         image = await read_at_most(response, self._max_bytes)
         if image is None:
             raise _too_large(self._max_bytes)
@@ -304,13 +271,5 @@ def _url(text: str, field: str) -> URL:
         if url.scheme in ("http", "https") and not (url.host and url.port):
             raise ValueError("no host")
     except ValueError as error:
-        raise ImageRefusedError(
-            f"{_public(text)} is not an address: {error}", field=field
-        ) from None
+        raise ImageRefusedError(f"{public(text)} is not an address: {error}", field=field) from None
     return url
-
-
-def _public(value: str) -> str:
-    """Return an address without what may be secret: user info, query, fragment."""
-    bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", value, maxsplit=1)[0])
-    return bare if len(bare) <= 200 else bare[:200] + "…"

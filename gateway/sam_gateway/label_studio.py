@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from sam_gateway.addresses import AddressPolicy, origin
+from sam_gateway.addresses import AddressPolicy, origin, public
 from sam_gateway.config import Config, ConfigError, parse_label_studio_url
 from sam_gateway.errors import ImageRefusedError, LabelStudioAuthError, TemporarilyUnavailableError
 from sam_gateway.logs import event
@@ -118,6 +118,58 @@ class LabelStudio:
             return response.status, orjson.loads(body)
         except orjson.JSONDecodeError:
             return response.status, None
+
+    async def open(
+        self, method: str, url: URL, *, content: bytes | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send a request to a URL that it serves, with one token after the other until one opens.
+
+        `content` is JSON. Redirects are not followed.
+
+        Raises LabelStudioAuthError if no token is accepted, aiohttp.ClientError,
+        asyncio.TimeoutError, and what exchanging a token raises.
+        """
+        refused = []
+        for tried in self.credentials():
+            try:
+                return await self._open_as(tried, method, url, content)
+            except LabelStudioAuthError as error:
+                refused.append(str(error))
+        if not refused:
+            response = await self._send(method, url, content)
+            if response.status != 401:
+                return response
+            response.release()
+        raise LabelStudioAuthError(
+            f"Label Studio does not open {public(str(url))}: {'; '.join(refused) or 'no token'}. "
+            f"Set {TOKEN_SETTING} to a personal access token (Account & Settings), or to a legacy "
+            "token if the organisation allows them"
+        )
+
+    async def _open_as(
+        self, credential: Credential, method: str, url: URL, content: bytes | None
+    ) -> aiohttp.ClientResponse:
+        header = await credential.authorization()
+        for final in (False, True):
+            response = await self._send(method, url, content, header)
+            if response.status != 401:
+                return response
+            response.release()
+            renewed = header if final else await credential.authorization(rejected=header)
+            if renewed == header:
+                break
+            header = renewed
+        raise LabelStudioAuthError(f"{credential.name} is refused (401)")
+
+    async def _send(
+        self, method: str, url: URL, content: bytes | None, authorization: str = ""
+    ) -> aiohttp.ClientResponse:
+        headers = {"Authorization": authorization} if authorization else {}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        return await self._session.request(
+            method, url, data=content, headers=headers, allow_redirects=False
+        )
 
     def _move_to(self, url: URL) -> None:
         self._url = url

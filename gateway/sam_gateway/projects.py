@@ -2,18 +2,15 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from sam_gateway.addresses import AddressPolicy
 from sam_gateway.config import Config
-from sam_gateway.errors import GatewayError
 from sam_gateway.label_studio import LabelStudio
-from sam_gateway.tokens import Credential
+from sam_gateway.label_studio_api import LabelStudioApi
 
-_PAGE_SIZE = 100
 # For the list of a project's backends Label Studio calls each of them, some seconds if it is dead.
 _TIMEOUT = aiohttp.ClientTimeout(total=60)
 
@@ -42,19 +39,14 @@ async def list_projects(config: Config) -> AsyncIterator[tuple[Project, list[Bac
 
     The address and the token have to be configured.
 
-    Raises GatewayError, aiohttp.ClientError, asyncio.TimeoutError.
+    Raises GatewayError.
     """
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
         policy = AddressPolicy(config.allowed_image_hosts)
-        (credential,) = LabelStudio(config, session, policy).credentials()
-        api = _Api(session, config.label_studio_url or URL(), credential)
-        page, more = 1, True
-        while more:
-            listed = await api.get("projects/", page=page, page_size=_PAGE_SIZE)
-            for entry in listed["results"]:
-                project = Project(entry["id"], entry["title"] or "", entry["label_config"] or "")
-                yield project, [_backend(b) for b in await api.get("ml/", project=project.id)]
-            page, more = page + 1, bool(listed["next"])
+        api = LabelStudioApi(LabelStudio(config, session, policy))
+        async for entry in api.projects():
+            project = Project(entry["id"], entry["title"] or "", entry["label_config"] or "")
+            yield project, [_backend(backend) for backend in await api.backends(project.id)]
 
 
 def _backend(entry: dict[str, object]) -> Backend:
@@ -64,24 +56,3 @@ def _backend(entry: dict[str, object]) -> Backend:
         str(entry["readable_state"]),
         str(entry["error_message"] or ""),
     )
-
-
-class _Api:
-    """Label Studio's API for reading."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: URL, credential: Credential) -> None:
-        self._session = session
-        self._root = f"{str(url).rstrip('/')}/api/"
-        self._credential = credential
-
-    async def get(self, path: str, **query: int) -> Any:
-        header = await self._credential.authorization()
-        async with self._session.get(
-            self._root + path,
-            params=query,
-            headers={"Authorization": header},
-            allow_redirects=False,
-        ) as response:
-            if response.status != 200:
-                raise GatewayError(f"Label Studio answers {response.status} to {path}")
-            return await response.json()

@@ -227,7 +227,7 @@ async def test_projects_are_examined(examine, label_studio, backends, config, le
 
 
 async def test_all_pages_of_projects_are_read(examine, label_studio, monkeypatch):
-    monkeypatch.setattr("sam_gateway.projects._PAGE_SIZE", 2)
+    monkeypatch.setattr("sam_gateway.label_studio_api._PAGE_SIZE", 2)
     label_studio.projects = [
         {"id": i, "title": None, "label_config": "<View/>"} for i in range(1, 6)
     ]

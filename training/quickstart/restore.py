@@ -10,6 +10,7 @@ and is ready to be trained.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -74,17 +75,20 @@ def _calls(model: QuickstartModel) -> dict[str, list[tuple[str, nn.Module]]]:
     for part, calls in called.items():
         for name, module in getattr(model, part).named_modules():
             if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
-
-                def note(
-                    module: nn.Module, *_: object, name: str = name, calls: list[object] = calls
-                ) -> None:
-                    calls.append((name, module))
-
-                hooks.append(module.register_forward_hook(note))
+                hooks.append(module.register_forward_hook(_noting(calls, name)))
     _run(model, 0, 1)
     for hook in hooks:
         hook.remove()
     return called
+
+
+def _noting(calls: list[tuple[str, nn.Module]], name: str) -> Callable[..., None]:
+    """Return a hook that adds the module that is called."""
+
+    def note(module: nn.Module, *_: object) -> None:
+        calls.append((name, module))
+
+    return note
 
 
 @torch.no_grad()
@@ -162,7 +166,7 @@ def _set_statistics(model: QuickstartModel, called: list[tuple[str, nn.Module]])
         assert norm.running_var is not None
         norm.running_mean.copy_(mean * scale)
         norm.running_var.copy_(variance * scale.square())
-        norm.bias += mean
+        norm.bias.add_(mean)
         norm.weight.copy_((norm.running_var + norm.eps).sqrt() / scale)
 
 

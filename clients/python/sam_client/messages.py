@@ -44,7 +44,7 @@ def decode_request(
     )
 
 
-def priority(*, background: bool) -> pb.Priority:
+def priority(*, background: bool) -> pb.Priority.ValueType:
     """Return what a request says of who waits for it."""
     return pb.PRIORITY_BACKGROUND if background else pb.PRIORITY_INTERACTIVE
 

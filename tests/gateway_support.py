@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import io
@@ -69,6 +70,13 @@ class LabelStudio:
         # As the API writes them; backends by the id of their project.
         self.projects: list[dict[str, Any]] = []
         self.backends: dict[int, list[dict[str, Any]]] = {}
+        # What the API has of tasks, by their ids; predictions as they were posted, too.
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.annotations: dict[int, list[dict[str, Any]]] = {}
+        self.predictions: dict[int, list[dict[str, Any]]] = {}
+        self.posted: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        # Set by a test: answers instead of a prediction being stored.
+        self.refuse: Callable[[], web.StreamResponse | None] = lambda: None
         # Path and Authorization of every request.
         self.requests: list[tuple[str, str | None]] = []
         # Set by a test: answers instead of the uploads.
@@ -83,7 +91,13 @@ class LabelStudio:
             self.app.router.add_get(f"{prefix}/health", self.health)
             self.app.router.add_get(f"{prefix}/api/current-user/whoami", self.who_am_i)
             self.app.router.add_get(f"{prefix}/api/projects/", self.list_projects)
+            self.app.router.add_get(f"{prefix}/api/projects/{{project}}/", self.project)
             self.app.router.add_get(f"{prefix}/api/ml/", self.list_backends)
+            self.app.router.add_get(f"{prefix}/api/tasks", self.list_tasks)
+            self.app.router.add_get(f"{prefix}/api/tasks/{{task}}/annotations/", self.results)
+            self.app.router.add_get(f"{prefix}/api/tasks/{{task}}/drafts", self.results)
+            self.app.router.add_get(f"{prefix}/api/predictions/", self.list_predictions)
+            self.app.router.add_post(f"{prefix}/api/predictions/", self.add_prediction)
         self.server = TestServer(self.app)
 
     @property
@@ -156,6 +170,52 @@ class LabelStudio:
         if not self.authorized(request.headers.get("Authorization")):
             return web.json_response({"detail": "Invalid token."}, status=401)
         return web.json_response(self.backends.get(int(request.query["project"]), []))
+
+    async def project(self, request: web.Request) -> web.StreamResponse:
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        found = [p for p in self.projects if str(p["id"]) == request.match_info["project"]]
+        if not found:
+            return web.json_response({"detail": "No Project matches."}, status=404)
+        return web.json_response(found[0])
+
+    async def list_tasks(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path_qs, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        page, size = int(request.query["page"]), int(request.query["page_size"])
+        assert request.query["resolve_uri"] == "false"  # else addresses of storages are proxies
+        of_project = [
+            t for t in self.tasks.values() if str(t["project"]) == request.query["project"]
+        ]
+        listed = of_project[(page - 1) * size : page * size]
+        if not listed and page > 1:
+            return web.json_response({"detail": "Invalid page."}, status=404)
+        return web.json_response({"total": len(of_project), "tasks": listed})
+
+    async def results(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        held = self.annotations if request.path.endswith("/annotations/") else {}
+        return web.json_response(held.get(int(request.match_info["task"]), []))
+
+    async def list_predictions(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path_qs, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        return web.json_response(self.predictions.get(int(request.query["task"]), []))
+
+    async def add_prediction(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, request.headers.get("Authorization")))
+        if not self.authorized(request.headers.get("Authorization")):
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        if refusal := self.refuse():
+            return refusal
+        prediction = await request.json()
+        self.predictions.setdefault(prediction["task"], []).append(prediction)
+        await self.posted.put(prediction)
+        return web.json_response(prediction, status=201)
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -10,22 +10,28 @@ from sam_client import AsyncSamClient
 from sam_gateway import status, views
 from sam_gateway.addresses import AddressPolicy, CheckedResolver
 from sam_gateway.ahead import EmbedAhead
+from sam_gateway.batch import Batch
 from sam_gateway.config import Config
 from sam_gateway.history import History, WatchedFetcher
 from sam_gateway.images import ImageFetcher
 from sam_gateway.keys import (
+    BATCH,
     CONFIG,
     EMBED_AHEAD,
     HISTORY,
     LABEL_STUDIO,
     METRICS,
+    PROJECT_SETTINGS,
     SEGMENTER,
     WORKER,
     WORKER_PROCESS,
 )
 from sam_gateway.label_studio import LabelStudio
+from sam_gateway.label_studio_api import LabelStudioApi
 from sam_gateway.metrics import Metrics
 from sam_gateway.middleware import serve
+from sam_gateway.predictor import TaskPredictor
+from sam_gateway.project_settings import ProjectSettings
 from sam_gateway.segmenter import Segmenter
 from sam_gateway.worker_process import WorkerProcess
 
@@ -39,6 +45,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[METRICS] = Metrics()
     app[HISTORY] = History()
+    app[PROJECT_SETTINGS] = ProjectSettings(config.batch)
     app.cleanup_ctx.append(_lifetime)
     add_routes(app, "", "")
     if config.path_prefix:
@@ -94,9 +101,13 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
             client, watched, metrics, model=config.model, timeout_s=config.predict_timeout_s
         )
         ahead = app[EMBED_AHEAD] = EmbedAhead(app[SEGMENTER], label_studio)
-        embedding = asyncio.create_task(ahead.run())
+        api = LabelStudioApi(label_studio)
+        predictor = TaskPredictor(app[SEGMENTER], label_studio, api, config.shape_options)
+        batch = app[BATCH] = Batch(predictor, api, config.model_version)
+        background = [asyncio.create_task(ahead.run()), asyncio.create_task(batch.run())]
         yield
-        embedding.cancel()
-        await asyncio.wait([embedding])
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
     if worker:
         await worker.stop()

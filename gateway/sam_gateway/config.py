@@ -10,10 +10,15 @@ from pathlib import Path
 
 from yarl import URL
 
+from sam_gateway.automatic import AutomaticOptions
 from sam_gateway.shapes import SHAPES, ShapeOptions
 from sam_gateway.tokens import is_token
 
 MIB = 2**20
+
+BATCH_MODES = ("off", "boxes", "automatic")
+# Four times as many clicks as SAM's own generator makes.
+MAX_POINTS_PER_SIDE = 64
 
 _SAM_CHOICES = {"MobileSAM": "mobile_sam", "SAM": "sam_vit_h", "ONNX": "sam_vit_h"}
 
@@ -30,6 +35,20 @@ class AllowedHosts:
 
     names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """What is predicted for a task that nobody clicks in.
+
+    Attributes:
+        mode: `off` for nothing, `boxes` for a mask for each rectangle that is there already,
+            `automatic` for masks of everything.
+        automatic: which masks `automatic` keeps.
+    """
+
+    mode: str = "off"
+    automatic: AutomaticOptions = field(default_factory=AutomaticOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +73,7 @@ class Config:
     # Label Studio gives up after 100 s.
     predict_timeout_s: float = 90.0
     shape_options: ShapeOptions = field(default_factory=ShapeOptions)
+    batch: BatchOptions = field(default_factory=BatchOptions)
     log_level: str = "INFO"
 
     @property
@@ -91,6 +111,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         image_timeout_s=_seconds("IMAGE_TIMEOUT_S", env, default.image_timeout_s),
         predict_timeout_s=_seconds("PREDICT_TIMEOUT_S", env, default.predict_timeout_s),
         shape_options=_shape_options(env, default.shape_options),
+        batch=parse_batch_options(env, default.batch),
         log_level=_log_level(flags.log_level or env.get("LOG_LEVEL", default.log_level)),
     )
 
@@ -113,6 +134,33 @@ def parse_label_studio_url(text: str) -> URL:
     return url.origin().with_path(url.path.rstrip("/"))
 
 
+def parse_batch_options(settings: Mapping[str, str], default: BatchOptions) -> BatchOptions:
+    """Read what is predicted for tasks, of the gateway or of one project.
+
+    Raises ConfigError naming the setting.
+    """
+    mode = settings.get("BATCH", default.mode).lower()
+    if mode not in BATCH_MODES:
+        raise ConfigError(f"BATCH: expected one of {', '.join(BATCH_MODES)}, got {mode!r}")
+    usual = default.automatic
+    points = _whole("AUTOMATIC_POINTS_PER_SIDE", settings, usual.points_per_side)
+    if points > MAX_POINTS_PER_SIDE:
+        raise ConfigError(
+            f"AUTOMATIC_POINTS_PER_SIDE: expected at most {MAX_POINTS_PER_SIDE}, got {points}"
+        )
+    return BatchOptions(
+        mode=mode,
+        automatic=AutomaticOptions(
+            points_per_side=points,
+            min_predicted_iou=_share("AUTOMATIC_MIN_IOU", settings, usual.min_predicted_iou),
+            min_stability_score=_share(
+                "AUTOMATIC_MIN_STABILITY", settings, usual.min_stability_score
+            ),
+            max_masks=_whole("AUTOMATIC_MAX_MASKS", settings, usual.max_masks),
+        ),
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sam-gateway",
@@ -122,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, "
         "MAX_IMAGE_BYTES, MAX_BODY_BYTES, IMAGE_TIMEOUT_S, PREDICT_TIMEOUT_S, OUTPUT, "
-        "POLYGON_TOLERANCE, MIN_REGION_PIXELS, MIN_HOLE_PIXELS.",
+        "POLYGON_TOLERANCE, MIN_REGION_PIXELS, MIN_HOLE_PIXELS, BATCH, AUTOMATIC_POINTS_PER_SIDE, "
+        "AUTOMATIC_MIN_IOU, AUTOMATIC_MIN_STABILITY, AUTOMATIC_MAX_MASKS.",
     )
     add = parser.add_argument
     add("--host", help="address to listen on (HOST, 127.0.0.1)")
@@ -170,6 +219,13 @@ def _shape_options(env: Mapping[str, str], default: ShapeOptions) -> ShapeOption
         min_region_pixels=_whole("MIN_REGION_PIXELS", env, default.min_region_pixels, 0),
         min_hole_pixels=_whole("MIN_HOLE_PIXELS", env, default.min_hole_pixels, 0),
     )
+
+
+def _share(name: str, env: Mapping[str, str], default: float) -> float:
+    text = env.get(name, str(default))
+    if not re.fullmatch(r"[01](\.[0-9]{1,6})?", text) or float(text) > 1:
+        raise ConfigError(f"{name}: expected a number from 0 to 1, got {text!r}")
+    return float(text)
 
 
 def _seconds(name: str, env: Mapping[str, str], default: float) -> float:

@@ -51,6 +51,8 @@ _REMEDIES = {
     "worker_unavailable": "see the worker's log; a model may still be loading",
     "worker_busy": "clicks come faster than the worker answers: add workers, or a faster model",
     "worker_failed": "see the worker's log",
+    "label_studio_failed": "do what the message says; see the log of Label Studio",
+    "batch_full": "ask for fewer tasks at once, or again when those that wait are done",
     "timeout": "a smaller model, a GPU, or a larger `PREDICT_TIMEOUT_S` (below Label Studio's "
     "`ML_TIMEOUT_PREDICT`)",
 }

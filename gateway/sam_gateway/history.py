@@ -51,6 +51,10 @@ class Prediction:
         regions = len({region["id"] for region in found})
         self.outcome = f"{regions} region{'s' * (regions != 1)}"
 
+    def predicted(self, tasks: int) -> None:
+        """Note how many tasks are answered that nobody clicked in."""
+        self.outcome = f"{tasks} predicted at once"
+
 
 @dataclass(slots=True)
 class ImageOutcomes:

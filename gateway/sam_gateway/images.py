@@ -62,10 +62,7 @@ def image_value(task: Task, tag: ImageTag, item_index: int | None) -> tuple[str,
 
     Raises InvalidRequestError naming the field.
     """
-    field = f"{task.field}.data.{tag.key}"
-    value: object = task.data
-    for key in [tag.key] if tag.key in task.data else tag.key.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+    field, value = f"{task.field}.data.{tag.key}", _held(task, tag)
     if isinstance(value, list):
         index = item_index or 0
         if index >= len(value):
@@ -76,6 +73,12 @@ def image_value(task: Task, tag: ImageTag, item_index: int | None) -> tuple[str,
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequestError("expected the address of an image", field=field)
     return value.strip(), field
+
+
+def item_indices(task: Task, tag: ImageTag) -> Sequence[int | None]:
+    """Return the `item_index` of each image of a tag; None is the only one."""
+    value = _held(task, tag)
+    return range(len(value)) if isinstance(value, list) else (None,)
 
 
 def locate(value: str, task: Task, field: str, label_studio_url: URL | None) -> ImageSource:
@@ -242,6 +245,13 @@ class ImageFetcher:
         if image is None:
             raise _too_large(self._max_bytes)
         return image
+
+
+def _held(task: Task, tag: ImageTag) -> object:
+    value: object = task.data
+    for key in [tag.key] if tag.key in task.data else tag.key.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _too_large(max_bytes: int) -> ImageRefusedError:

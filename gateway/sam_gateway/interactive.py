@@ -1,7 +1,8 @@
-"""One click: prompts of a task in, regions out."""
+"""Prompts of a task in, regions out."""
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 from yarl import URL
 
@@ -9,27 +10,36 @@ from sam_gateway.errors import InvalidRequestError
 from sam_gateway.images import ImageSource, image_value, locate
 from sam_gateway.label_config import LabelConfig, parse_label_config
 from sam_gateway.label_studio import LabelStudio
-from sam_gateway.prompts import PromptGroup, Task, group_prompts
-from sam_gateway.results import Region, regions
-from sam_gateway.segmenter import Segmenter
+from sam_gateway.prompts import ObjectPrompt, PromptGroup, Task
+from sam_gateway.results import ObjectMask, Region, regions
 from sam_gateway.shapes import ShapeOptions
+
+
+class Segment(Protocol):
+    """Cuts objects out of an image; raises GatewayError."""
+
+    async def __call__(
+        self, source: ImageSource, objects: Sequence[ObjectPrompt], prompt_ids: frozenset[str], /
+    ) -> list[ObjectMask]:
+        """Return masks of the objects, in their order; `prompt_ids` are all prompts of these.
+
+        None are returned if they are not wanted any more.
+        """
 
 
 async def predict(
     task: Task,
-    prompts: Sequence[object],
+    groups: Sequence[PromptGroup],
     label_config: str,
     *,
-    segmenter: Segmenter,
+    segment: Segment,
     label_studio: LabelStudio,
     shape_options: ShapeOptions,
 ) -> list[Region]:
-    """Cut out what the open prompts of a task point at.
+    """Cut out what the prompts of a task point at.
 
-    Returns no regions where nothing positive is asked for, or nothing is found.
-    Raises GatewayError.
+    Returns no regions where nothing is found. Raises GatewayError.
     """
-    groups = group_prompts(prompts, task.saved)
     if not groups:
         return []
     config = parse_label_config(label_config)
@@ -40,8 +50,7 @@ async def predict(
         source = await asyncio.to_thread(
             _image_source, task, group, config, await label_studio.find()
         )
-        masks = await segmenter.segment(source, group.objects, group.prompt_ids)
-        for mask in masks:
+        for mask in await segment(source, group.objects, group.prompt_ids):
             found += await asyncio.to_thread(regions, outputs, group, mask, shape_options)
     return found
 

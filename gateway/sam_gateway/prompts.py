@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sam_gateway.accepted import SavedResult
 from sam_gateway.errors import InvalidRequestError
+from sam_gateway.rectangles import RECTANGLE_TYPES, rectangles
 
 # Open prompts of one image, as many as the worker takes; the editor is unusable long before.
 MAX_PROMPTS = 256
@@ -16,7 +17,6 @@ MAX_ORIGINAL_PIXELS = 2**28
 _MAX_ITEM_INDEX = 2**31
 
 _POINT_TYPES = frozenset({"keypointlabels", "keypoint"})
-_BOX_TYPES = frozenset({"rectanglelabels", "rectangle"})
 _CONTEXT = "params.context.result"
 
 
@@ -25,7 +25,7 @@ class Task:
     """One task: its id, its data (raw, addresses not resolved) and its path in the request.
 
     `project` is the number of its project, if that is told; `saved` are the drafts and
-    annotations that come along.
+    annotations that come along, and `rectangles` those that are drawn already.
     """
 
     id: int | str
@@ -33,6 +33,7 @@ class Task:
     field: str
     project: int | None = None
     saved: tuple[SavedResult, ...] = ()
+    rectangles: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ def parse_tasks_created(body: object) -> PredictRequest:
 
 
 def group_prompts(
-    prompts: Sequence[object], saved: Sequence[SavedResult] = ()
+    prompts: Sequence[object], saved: Sequence[SavedResult] = (), *, field: str = _CONTEXT
 ) -> list[PromptGroup]:
-    """Sort the open prompts (`params.context.result`) into objects to cut out.
+    """Sort the open prompts into objects to cut out; `field` is their path in the request.
 
     Entries with the same id are one prompt. The key points of an image and label are one
     object, each rectangle is another; key points together with a single rectangle are one.
@@ -139,7 +140,7 @@ def group_prompts(
     Raises InvalidRequestError naming the field.
     """
     groups: dict[tuple[object, ...], list[_Prompt]] = {}
-    for prompt in _read_prompts(prompts):
+    for prompt in _read_prompts(prompts, field):
         key = (prompt.to_name, prompt.item_index, prompt.labels, prompt.original_size)
         groups.setdefault(key, []).append(prompt)
     result = []
@@ -171,14 +172,14 @@ class _Prompt:
     shape: Point | Box
 
 
-def _read_prompts(entries: Sequence[object]) -> list[_Prompt]:
+def _read_prompts(entries: Sequence[object], context: str) -> list[_Prompt]:
     if len(entries) > MAX_PROMPTS:
         raise InvalidRequestError(
-            f"{len(entries)} prompts, at most {MAX_PROMPTS} are taken", field=_CONTEXT
+            f"{len(entries)} prompts, at most {MAX_PROMPTS} are taken", field=context
         )
     by_id: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
     for i, item in enumerate(entries):
-        field = f"{_CONTEXT}[{i}]"
+        field = f"{context}[{i}]"
         entry = _mapping(item, field)
         _text(entry.get("type"), f"{field}.type")
         by_id.setdefault(_text(entry.get("id"), f"{field}.id"), []).append((field, entry))
@@ -188,7 +189,8 @@ def _read_prompts(entries: Sequence[object]) -> list[_Prompt]:
 def _read_prompt(entries: Sequence[tuple[str, Mapping[str, object]]]) -> _Prompt:
     """Read one prompt, which a config with `<Labels>` writes twice under the same id."""
     field, entry = next(
-        (pair for pair in entries if pair[1].get("type") in _POINT_TYPES | _BOX_TYPES), entries[0]
+        (pair for pair in entries if pair[1].get("type") in _POINT_TYPES | RECTANGLE_TYPES),
+        entries[0],
     )
     value = _mapping(entry.get("value"), f"{field}.value")
     kind = entry.get("type")
@@ -202,12 +204,12 @@ def _read_prompt(entries: Sequence[tuple[str, Mapping[str, object]]]) -> _Prompt
     shape: Point | Box
     if kind in _POINT_TYPES or (kind == "labels" and "height" not in value):
         shape = _point(entry, value, field)
-    elif kind in _BOX_TYPES or kind == "labels":
+    elif kind in RECTANGLE_TYPES or kind == "labels":
         shape = _box(value, field, width, height)
     else:
         raise InvalidRequestError(
             f"{_shown(kind)} is no prompt; expected a key point or a rectangle "
-            f"({', '.join(sorted(_POINT_TYPES | _BOX_TYPES))})",
+            f"({', '.join(sorted(_POINT_TYPES | RECTANGLE_TYPES))})",
             field=f"{field}.type",
         )
     index = entry.get("item_index")
@@ -321,6 +323,7 @@ def _task(item: object, field: str) -> Task:
         field,
         project if isinstance(project, int) else None,
         _saved(task),
+        rectangles(task),
     )
 
 

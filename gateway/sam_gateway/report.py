@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sam_client
+from sam_gateway.batch import Progress
 from sam_gateway.findings import Finding
 from sam_gateway.history import ImageOutcomes, Prediction
 
@@ -22,4 +23,5 @@ class Report:
     worker: sam_client.ServerInfo | None
     counters: Mapping[str, int]
     images: Mapping[str, ImageOutcomes]
+    batch: list[Progress]
     predictions: list[Prediction]

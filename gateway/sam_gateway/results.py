@@ -49,6 +49,12 @@ def regions(
     ]
 
 
+def mean_score(found: Sequence[Region]) -> float:
+    """Return the mean of the scores of regions, one or more."""
+    scores = [score for region in found if isinstance(score := region["score"], float)]
+    return sum(scores) / len(scores)
+
+
 def _values(output: Output, runs: Runs, options: ShapeOptions) -> list[Value]:
     if output.control.kind == "brush":
         # Its region comes in two pieces with the same value, and pictures are for one piece.

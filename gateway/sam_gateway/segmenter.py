@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -116,6 +116,29 @@ class Segmenter:
         """
         if not self._is_known(source):
             await self._embeds.run(source.identity, lambda: self._embed(source))
+
+    async def in_background(
+        self, source: ImageSource, objects: Sequence[ObjectPrompt], *, multimask_output: bool
+    ) -> AsyncGenerator[sam_client.SegmentedMask, None]:
+        """Cut out objects while the worker has no clicks to answer; yield masks as they come.
+
+        Raises GatewayError, as `segment` does, but does not wait for a worker that is not there.
+        """
+        await self.embed_ahead(source)
+        embedded = await self._embedded(source)
+        with _worker_errors():
+            masks = self._client.decode(
+                embedded.image_id,
+                [_pixels(item, embedded.width, embedded.height) for item in objects],
+                model=embedded.model,
+                multimask_output=multimask_output,
+                background=True,
+                load_image=lambda: self._fetcher.fetch(source),
+            )
+            async with aclosing(masks):
+                async for mask in masks:
+                    yield mask
+        self._metrics.decodes.inc(len(objects))
 
     async def _segment(
         self,

@@ -69,6 +69,12 @@ def cleaned(runs: Runs, options: ShapeOptions) -> Runs:
     return _without_small(runs, options.min_region_pixels, options.min_hole_pixels)
 
 
+def bounds(runs: Runs) -> tuple[int, int, int, int]:
+    """Give (x_min, y_min, x_max, y_max) around the mask in pixels, the maxima exclusive."""
+    y, left, right = _pieces(runs)
+    return int(left.min()), int(y.min()), int(right.max()), int(y.max()) + 1
+
+
 def brush(runs: Runs, options: ShapeOptions) -> Value:
     """Give Label Studio's brush RLE or, for the browser and where that is shorter, a PNG.
 
@@ -109,8 +115,7 @@ def vectors(runs: Runs, options: ShapeOptions) -> list[Value]:
 
 def rectangle(runs: Runs) -> Value:
     """Give the rectangle around the mask."""
-    y, left, right = _pieces(runs)
-    x_min, x_max, y_min, y_max = left.min(), right.max(), y.min(), y.max() + 1
+    x_min, y_min, x_max, y_max = bounds(runs)
     return {
         "x": _percent(x_min, runs.width),
         "y": _percent(y_min, runs.height),

@@ -4,10 +4,20 @@ import asyncio
 
 from aiohttp import web
 
+from sam_gateway.batch_findings import batch_findings
 from sam_gateway.checks import address_finding, token_findings, worker_finding
 from sam_gateway.findings import Finding, call_finding, label_config_findings, remedy
 from sam_gateway.history import History, now
-from sam_gateway.keys import CONFIG, HISTORY, LABEL_STUDIO, METRICS, WORKER, WORKER_PROCESS
+from sam_gateway.keys import (
+    BATCH,
+    CONFIG,
+    HISTORY,
+    LABEL_STUDIO,
+    METRICS,
+    PROJECT_SETTINGS,
+    WORKER,
+    WORKER_PROCESS,
+)
 from sam_gateway.report import Report
 from sam_gateway.status_page import page
 from sam_gateway.views import json_response
@@ -56,6 +66,9 @@ async def _report(app: web.Application) -> Report:
         )
     findings += _image_findings(history)
     findings += _prediction_findings(history)
+    findings += batch_findings(
+        app[BATCH].progress(), app[PROJECT_SETTINGS].mistakes, app[BATCH].refusal
+    )
     return Report(
         version=config.model_version,
         started=history.started,
@@ -66,6 +79,7 @@ async def _report(app: web.Application) -> Report:
         worker=info,
         counters=metrics.totals(),
         images=history.images,
+        batch=app[BATCH].progress(),
         predictions=list(reversed(history.predictions)),
     )
 

@@ -12,17 +12,24 @@ from sam_gateway.errors import GatewayError, InvalidRequestError
 from sam_gateway.history import Prediction
 from sam_gateway.json_body import parse_json
 from sam_gateway.keys import (
+    BATCH,
     CONFIG,
     EMBED_AHEAD,
     HISTORY,
     LABEL_STUDIO,
     METRICS,
+    PROJECT_SETTINGS,
     SEGMENTER,
 )
 from sam_gateway.label_config import parse_label_config
 from sam_gateway.logs import event
-from sam_gateway.prompts import parse_predict, parse_tasks_created
-from sam_gateway.results import Region
+from sam_gateway.prompts import (
+    PredictRequest,
+    group_prompts,
+    parse_predict,
+    parse_tasks_created,
+)
+from sam_gateway.results import mean_score
 
 # Smaller answers are sent sooner than they are packed.
 _COMPRESS_FROM_BYTES = 4096
@@ -44,6 +51,7 @@ async def setup(request: web.Request) -> web.Response:
         hostname if isinstance(hostname, str) else "", token if isinstance(token, str) else ""
     )
     request.app[HISTORY].saw_label_config(body.get("schema"), _agent(request))
+    request.app[PROJECT_SETTINGS].remember_setup(body.get("project"), body.get("extra_params"))
     _check_label_config(body.get("schema"), request.app[CONFIG].shape_options.kinds)
     return json_response({"model_version": request.app[CONFIG].model_version})
 
@@ -58,26 +66,40 @@ async def _predict(request: web.Request, prediction: Prediction) -> web.Response
     asked = parse_predict(await parse_json(await request.read()))
     prediction.asked(asked)
     request.app[HISTORY].saw_label_config(asked.label_config, _agent(request))
+    if asked.prompts is None:
+        return json_response({"results": await _predict_tasks(request, asked, prediction)})
     results: list[object] = [[] for _ in asked.tasks]
-    if asked.prompts is None and asked.label_config:
-        request.app[EMBED_AHEAD].add(asked.tasks, asked.label_config)
+    found = await interactive.predict(
+        asked.tasks[0],
+        group_prompts(asked.prompts, asked.tasks[0].saved),
+        asked.label_config,
+        segment=request.app[SEGMENTER].segment,
+        label_studio=request.app[LABEL_STUDIO],
+        shape_options=request.app[CONFIG].shape_options,
+    )
     if asked.prompts:
-        found = await interactive.predict(
-            asked.tasks[0],
-            asked.prompts,
-            asked.label_config,
-            segmenter=request.app[SEGMENTER],
-            label_studio=request.app[LABEL_STUDIO],
-            shape_options=request.app[CONFIG].shape_options,
-        )
         prediction.answered(found)
-        if found:
-            results[0] = {
-                "result": found,
-                "score": _mean_score(found),
-                "model_version": request.app[CONFIG].model_version,
-            }
+    if found:
+        results[0] = {
+            "result": found,
+            "score": mean_score(found),
+            "model_version": request.app[CONFIG].model_version,
+        }
     return json_response({"results": results})
+
+
+async def _predict_tasks(
+    request: web.Request, asked: PredictRequest, prediction: Prediction
+) -> list[object]:
+    """Answer a request without prompts: of what nobody clicks on, the images are embedded."""
+    if asked.label_config:
+        request.app[EMBED_AHEAD].add(asked.tasks, asked.label_config)
+    options = request.app[PROJECT_SETTINGS].batch(asked.tasks[0].project if asked.tasks else None)
+    if options.mode == "off":
+        return [[] for _ in asked.tasks]
+    results = await request.app[BATCH].answer(asked.tasks, asked.label_config, options)
+    prediction.predicted(sum(bool(entry) for entry in results))
+    return results
 
 
 async def webhook(request: web.Request) -> web.Response:
@@ -119,11 +141,6 @@ def json_response(content: object, *, status: int = 200) -> web.Response:
     if len(body) > _COMPRESS_FROM_BYTES:
         response.enable_compression()
     return response
-
-
-def _mean_score(found: list[Region]) -> float:
-    scores = [score for region in found if isinstance(score := region["score"], float)]
-    return sum(scores) / len(scores)
 
 
 def _check_label_config(schema: object, shapes: Sequence[str]) -> None:

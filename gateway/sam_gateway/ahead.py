@@ -65,7 +65,6 @@ class EmbedAhead:
         """Embed what was added, until cancelled."""
         while True:
             await self._added.wait()
-            await self._segmenter.idle()
             if self._waiting:
                 _, (task, tag, _) = self._waiting.popitem()
                 await self._embed(task, tag)

@@ -2,9 +2,14 @@
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -67,8 +72,9 @@ class Segmenter:
         self._model = model
         self._timeout_s = timeout_s
         self._known: OrderedDict[str, _KnownImage] = OrderedDict()
-        self._embeds = _SingleFlight[sam_client.EmbeddedImage]()
-        self._clicks = _Clicks()
+        self._images = _Shared[bytes]()
+        # Those that a click waits for.
+        self._embeds = _Shared[sam_client.EmbeddedImage]()
         self._newest = NewestClicks()
 
     def forget_images(self) -> None:
@@ -90,11 +96,10 @@ class Segmenter:
         image, WorkerError and its kinds.
         """
         try:
-            with self._clicks.on(source.identity):
-                masks = await asyncio.wait_for(
-                    self._newest.run(prompt_ids, partial(self._segment, source, objects)),
-                    self._timeout_s,
-                )
+            masks = await asyncio.wait_for(
+                self._newest.run(prompt_ids, partial(self._segment, source, objects)),
+                self._timeout_s,
+            )
         except asyncio.TimeoutError:
             raise WorkerTimeoutError(
                 f"no mask within {self._timeout_s:g} s (PREDICT_TIMEOUT_S)"
@@ -103,19 +108,21 @@ class Segmenter:
             self._metrics.superseded.inc()
         return masks or []
 
-    async def idle(self) -> None:
-        """Wait until no click is being answered."""
-        await self._clicks.let_through()
-
     async def embed_ahead(self, source: ImageSource) -> None:
         """Embed an image that nobody has clicked on yet, unless that was done already.
 
-        It waits for clicks on other images to be answered; a click on this one waits for it.
+        The worker does it while it has no clicks to answer. A click on this image shares what
+        was done for it so far.
 
         Raises GatewayError, as `segment` does.
         """
-        if not self._is_known(source):
-            await self._embeds.run(source.identity, lambda: self._embed(source))
+        if self._is_known(source):
+            return
+        async with self._image(source) as image:
+            if source.identity in self._embeds or self._is_known(source):
+                await self._embedded(source)
+            else:
+                await self._embed(source, image, background=True)
 
     async def in_background(
         self, source: ImageSource, objects: Sequence[ObjectPrompt], *, multimask_output: bool
@@ -206,20 +213,36 @@ class Segmenter:
         if self._is_known(source):
             self._known.move_to_end(source.identity)
             return self._known[source.identity].embedded
-        return await self._embeds.run(source.identity, lambda: self._embed(source))
+        async with self._embeds.use(
+            source.identity, lambda: self._fetch_and_embed(source)
+        ) as found:
+            return found
 
     def _is_known(self, source: ImageSource) -> bool:
         known = self._known.get(source.identity)
         return known is not None and time.monotonic() < known.until
 
-    async def _embed(self, source: ImageSource) -> sam_client.EmbeddedImage:
+    def _image(self, source: ImageSource) -> AbstractAsyncContextManager[bytes]:
+        return self._images.use(source.identity, lambda: self._fetch(source))
+
+    async def _fetch(self, source: ImageSource) -> bytes:
         image = await self._fetcher.fetch(source)
         if not image:
             raise ImageRefusedError("the image is empty", field=source.field)
         self._metrics.image_bytes.inc(len(image))
-        await self._clicks.let_through(source.identity)
+        return image
+
+    async def _fetch_and_embed(self, source: ImageSource) -> sam_client.EmbeddedImage:
+        async with self._image(source) as image:
+            return await self._embed(source, image, background=False)
+
+    async def _embed(
+        self, source: ImageSource, image: bytes, *, background: bool
+    ) -> sam_client.EmbeddedImage:
         with _worker_errors(image_field=source.field):
-            embedded = await _patiently(lambda: self._client.embed(image, model=self._model))
+            embedded = await _patiently(
+                lambda: self._client.embed(image, model=self._model, background=background)
+            )
         self._metrics.embeds.inc()
         self._known[source.identity] = _KnownImage(embedded, time.monotonic() + _KNOWN_FOR_S)
         self._known.move_to_end(source.identity)
@@ -228,60 +251,35 @@ class Segmenter:
         return embedded
 
 
-class _Clicks:
-    """Which images are clicked on at the moment."""
-
-    def __init__(self) -> None:
-        self._images: Counter[str] = Counter()
-        self._changed = asyncio.Event()
-
-    @contextmanager
-    def on(self, identity: str) -> Iterator[None]:
-        """Hold up what is not for this image."""
-        self._images[identity] += 1
-        self._tell()
-        try:
-            yield
-        finally:
-            self._images[identity] -= 1
-            self._images += Counter()  # drops what is zero
-            self._tell()
-
-    async def let_through(self, identity: str = "") -> None:
-        """Wait until no image is clicked on, or this one is."""
-        while self._images and identity not in self._images:
-            await self._changed.wait()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed.clear()
-
-
 @dataclass(slots=True)
 class _Flight(Generic[_T]):
     task: asyncio.Future[_T]
-    waiting: int = 0
+    users: int = 0
 
 
-class _SingleFlight(Generic[_T]):
-    """Runs one task a key at a time; who asks meanwhile gets its result.
+class _Shared(Generic[_T]):
+    """Makes one thing a key at a time, and shares it between those who use it meanwhile.
 
-    The task is cancelled when everybody who waited for it has gone.
+    It is dropped, and its making cancelled, when all of them have gone.
     """
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[_T]] = {}
 
-    async def run(self, key: str, start: Callable[[], Awaitable[_T]]) -> _T:
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
+
+    @asynccontextmanager
+    async def use(self, key: str, make: Callable[[], Awaitable[_T]]) -> AsyncIterator[_T]:
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(start()))
-        flight.waiting += 1
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(make()))
+        flight.users += 1
         try:
-            return await asyncio.shield(flight.task)
+            yield await asyncio.shield(flight.task)
         finally:
-            flight.waiting -= 1
-            if flight.waiting == 0:
+            flight.users -= 1
+            if flight.users == 0:
                 flight.task.cancel()
                 del self._flights[key]
 

@@ -182,50 +182,6 @@ async def test_a_click_joins_the_embedding_of_its_image(gateway, label_studio):
     assert sorted(held.asked) == [upload(1), upload(2)]
 
 
-async def test_nothing_is_embedded_ahead_while_a_click_is_answered(gateway, label_studio):
-    """The click's image comes late: meanwhile, nothing of the background reaches the worker."""
-    held = Held(label_studio)
-    clicking = asyncio.create_task(gateway.post("/predict", json=a_click(1)))
-    await held.wait_for(upload(1))
-
-    await gateway.post("/predict", json=opened(2, 3))
-    await gateway.post("/predict", json=opened(4))
-    for _ in range(20):  # whatever is ready to run, runs
-        assert (await gateway.get("/health")).status == 200
-    assert held.asked == [upload(1)]
-    assert not clicking.done()
-    held.released.set()
-
-    assert (await clicking).status == 200
-    await embedded(gateway, 4)
-    assert held.asked == [upload(1), upload(4), upload(2), upload(3)]
-
-
-async def test_an_image_fetched_ahead_waits_for_a_click_on_another(gateway, label_studio):
-    released = {upload(1): asyncio.Event(), upload(2): asyncio.Event()}
-    held = Held(label_studio)
-
-    async def answer(request):
-        await held.note(request.path)
-        await released[request.path].wait()
-        return web.Response(body=label_studio.files[request.match_info["file"]])
-
-    label_studio.answer = answer
-    await gateway.post("/predict", json=opened(1))
-    await held.wait_for(upload(1))
-    clicking = asyncio.create_task(gateway.post("/predict", json=a_click(2)))
-    await held.wait_for(upload(2))
-
-    released[upload(1)].set()
-    for _ in range(20):
-        await gateway.get("/health")
-    assert await embeds(gateway) == 0
-    released[upload(2)].set()
-
-    assert (await clicking).status == 200
-    await embedded(gateway, 2)
-
-
 async def test_a_failure_ahead_is_logged_and_the_next_image_embedded(gateway, label_studio, caplog):
     caplog.set_level("INFO")
     del label_studio.files["1.jpg"]

@@ -54,11 +54,18 @@ class Worker(pb_grpc.SegmentAnythingServiceServicer):
         self.embed_failures = []
         self.decode_failures = []
         self.embeds = 0
+        self.priorities = []
+        self.asked, self.released = asyncio.Event(), asyncio.Event()
+        self.released.set()
         self.decodes = []
         self.hang = None
 
     async def Embed(self, request, context):  # noqa: N802 - as the contract has it
         self.embeds += 1
+        self.priorities.append(request.priority)
+        if request.priority == pb.PRIORITY_BACKGROUND:
+            self.asked.set()
+            await self.released.wait()
         if self.embed_failures:
             await context.abort(*self.embed_failures.pop(0))
         return pb.EmbedResponse(image_id="id", width=4, height=3, model=request.model or "m")
@@ -306,3 +313,28 @@ async def test_an_embedding_that_an_older_click_waits_for_is_kept(client, worker
     assert [response.status for response in responses] == [200] * 3
     assert (await responses[-1].json())["results"][0]["result"]
     assert worker.embeds == 1
+
+
+def opened(body):
+    """What opening the task of a click sends: no prompts."""
+    return {**body, "params": {**body["params"], "context": None}}
+
+
+async def test_what_nobody_waits_for_is_asked_for_in_the_background(client, worker):
+    await client.post("/predict", json=opened(A_CLICK))
+    await asyncio.wait_for(worker.asked.wait(), 60)
+
+    assert worker.priorities == [pb.PRIORITY_BACKGROUND]
+
+
+async def test_a_click_does_not_wait_for_the_background(client, worker):
+    """A click on an image that is being embedded ahead tells the worker that somebody waits."""
+    worker.released.clear()
+    await client.post("/predict", json=opened(A_CLICK))
+    await asyncio.wait_for(worker.asked.wait(), 60)
+
+    response = await client.post("/predict", json=A_CLICK)
+
+    assert (await response.json())["results"][0]["result"]
+    assert worker.priorities == [pb.PRIORITY_BACKGROUND, pb.PRIORITY_INTERACTIVE]
+    worker.released.set()

@@ -1,0 +1,205 @@
+"""What a click waits for: through gateway and worker, idle and beside other embeddings.
+
+In each round some clicks are made while nothing else is asked, some while images are embedded
+ahead of their first click, and some while just as many images are embedded for somebody who
+waits, which is what background work would cost if it did not give way. A warm click is on an
+image that was embedded before, a cold one on a new image. Times are in milliseconds, ratios
+against the idle service.
+
+    python -m benchmarks.clicks [--architecture mobile_sam | --checkpoint FILE] [--rounds 5]
+        [--clicks 12] [--threads 2]
+
+Without a checkpoint the weights are random: times hold. Needs the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from benchmarks.engines import random_checkpoint
+from PIL import Image
+
+from sam_client import AsyncSamClient
+from sam_inference.models.importing import import_checkpoint
+
+SIZE = (1024, 683)
+LABEL_CONFIG = """<View><Image name="image" value="$image"/>
+<KeyPointLabels name="point" toName="image" smart="true"><Label value="Dog"/></KeyPointLabels>
+<BrushLabels name="brush" toName="image" smart="false"><Label value="Dog"/></BrushLabels></View>"""
+# Tasks that are told of at once; more of them are told of as long as clicks are made.
+TASKS = 8
+
+numbers = itertools.count(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--architecture", default="mobile_sam")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clicks", type=int, default=12, help="of each kind in a round")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        checkpoint = arguments.checkpoint or random_checkpoint(arguments.architecture, Path(folder))
+        spec = import_checkpoint(checkpoint, models)
+        print(f"{spec.title}, {arguments.rounds} rounds of {arguments.clicks} clicks\n")
+        target = f"unix:{folder}/worker.sock"
+        worker = ["sam_inference", "--listen", target, "--model", spec.name, "--model-dir"]
+        gateway = ["sam_gateway", "--port", "0", "--worker", target]
+        with (
+            process(" ready model=", *worker, str(models), "--threads", str(arguments.threads)),
+            process("event=listening", *gateway) as listening,
+        ):
+            url = next(word[4:] for word in listening.split() if word.startswith("url="))
+            asyncio.run(measure(url, target, arguments.rounds, arguments.clicks))
+
+
+@contextmanager
+def process(ready: str, *words: str) -> Iterator[str]:
+    """Run a module until the block ends, and yield the line by which it says that it is ready."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert running.stderr
+    lines = []
+    try:
+        for line in running.stderr:
+            lines.append(line)
+            if ready in line:
+                break
+        else:
+            raise SystemExit("".join(lines))
+        # Nobody reads what it says from here on.
+        with subprocess.Popen(["cat"], stdin=running.stderr, stdout=subprocess.DEVNULL):
+            yield lines[-1]
+            running.terminate()
+    finally:
+        running.terminate()
+        running.wait()
+
+
+async def measure(url: str, target: str, rounds: int, clicks: int) -> None:
+    """Make the clicks and print the table."""
+    times: dict[tuple[str, str], list[float]] = {}
+    async with aiohttp.ClientSession(url) as session, AsyncSamClient(target) as client:
+        conditions: dict[str, AbstractAsyncContextManager[None]]
+        warm = new_task()
+        for number in range(rounds + 1):
+            conditions = {
+                "idle": idle(),
+                "embedding ahead": ahead(session),
+                "embedding for others": others(client),
+            }
+            for name, condition in conditions.items():
+                async with condition:
+                    for kind in ("warm", "cold"):
+                        for _ in range(clicks):
+                            task = warm if kind == "warm" else new_task()
+                            start = time.perf_counter()
+                            await click(session, task)
+                            if number:  # the first round is for warming up
+                                taken = (time.perf_counter() - start) * 1e3
+                                times.setdefault((kind, name), []).append(taken)
+                            await asyncio.sleep(0.1)  # an annotator looks at the answer
+    print("| click | service | median | p95 | ratio of p95 |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    for (kind, name), values in sorted(times.items(), reverse=True):
+        p50, p95 = np.percentile(values, [50, 95])
+        quiet = np.percentile(times[kind, "idle"], 95)
+        print(f"| {kind} | {name} | {p50:.0f} | {p95:.0f} | {p95 / quiet:.2f} |")
+
+
+@asynccontextmanager
+async def idle() -> AsyncIterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def ahead(session: aiohttp.ClientSession) -> AsyncIterator[None]:
+    """Tell of new tasks again and again; the gateway embeds their images, the newest first."""
+
+    async def tell() -> None:
+        while True:
+            tasks = [new_task() for _ in range(TASKS)]
+            project = {"id": 1, "label_config": LABEL_CONFIG}
+            body = {"action": "TASKS_CREATED", "tasks": tasks, "project": project}
+            async with session.post("/webhook", json=body) as response:
+                response.raise_for_status()
+            await asyncio.sleep(1)
+
+    async with running(tell()):
+        yield
+
+
+@asynccontextmanager
+async def others(client: AsyncSamClient) -> AsyncIterator[None]:
+    """Embed one new image after the other."""
+
+    async def embed() -> None:
+        while True:
+            await client.embed(new_image())
+
+    async with running(embed()):
+        yield
+
+
+@asynccontextmanager
+async def running(work: object) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def click(session: aiohttp.ClientSession, task: dict[str, object]) -> None:
+    point = {
+        "id": f"prompt{next(numbers)}",
+        "from_name": "point",
+        "to_name": "image",
+        "type": "keypointlabels",
+        "original_width": SIZE[0],
+        "original_height": SIZE[1],
+        "value": {"x": 40, "y": 50, "width": 0.3, "keypointlabels": ["Dog"]},
+    }
+    body = {
+        "tasks": [task],
+        "label_config": LABEL_CONFIG,
+        "params": {"context": {"result": [point]}},
+    }
+    async with session.post("/predict", json=body) as response:
+        response.raise_for_status()
+        await response.read()
+
+
+def new_task() -> dict[str, object]:
+    image = base64.b64encode(new_image()).decode()
+    return {"id": next(numbers), "data": {"image": f"data:image/jpeg;base64,{image}"}}
+
+
+def new_image() -> bytes:
+    """Return a JPEG of blurred noise that was not there before."""
+    noise = np.random.default_rng(next(numbers)).integers(0, 255, (8, 12, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(SIZE).save(file, "JPEG")
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main()

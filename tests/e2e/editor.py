@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from e2e.masks import Pixels, pixels
+from e2e.masks import Pixels, pixels, region_mask
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Response
@@ -18,6 +19,9 @@ Tool = Literal["key-point-tool", "rectangle-tool"]
 
 # Where the labels of each tool are in LABEL_CONFIG.
 _LABEL_ROW: dict[Tool, int] = {"key-point-tool": 1, "rectangle-tool": 2}
+
+# From the middle of a suggestion's lower edge, in pixels of the screen.
+_CHECK_MARK = (16, 26)
 
 # What an annotator's project holds; brush regions take the masks, and are no prompts.
 LABEL_CONFIG = """
@@ -100,17 +104,22 @@ class Editor:
     def drag(self, label: str, x_min: float, y_min: float, x_max: float, y_max: float) -> Answer:
         """Draw a smart rectangle."""
         self._choose("rectangle-tool", label)
-        with self._answer() as answer:
-            self.page.mouse.move(*self._on_screen(x_min, y_min))
-            self.page.mouse.down()
-            self.page.mouse.move(*self._on_screen(x_max, y_max), steps=8)
-            self.page.mouse.up()
-        return answer()
+        return self._pull((x_min, y_min), (x_max, y_max))
+
+    def move(self, place: tuple[float, float], to: tuple[float, float]) -> Answer:
+        """Move the key point at a place to another one."""
+        self.page.locator("button[aria-label=move-tool]").click()
+        return self._pull(place, to)
 
     def switch_auto_accept_on(self) -> None:
         """Let suggestions become regions at once."""
         self._toggle("bottombar-auto-accept-toggle").click()
         self._auto_accept = True
+
+    @property
+    def auto_accept(self) -> bool:
+        """Whether suggestions become regions at once; not to be seen while one is open."""
+        return self._by_test_id("bottombar-auto-accept-toggle").is_checked()
 
     def turn_right(self) -> None:
         """Turn the view by 90 degrees, clockwise."""
@@ -129,11 +138,29 @@ class Editor:
         button.click()
         button.wait_for(state="detached")
 
+    def accept_on_canvas(self, region: Mapping[str, Any]) -> None:
+        """Accept a suggestion by the check mark below it, and wait until the draft has it."""
+        rows, columns = np.nonzero(region_mask(region))
+        x = (columns.min() + columns.max() + 1) / 2 * 100 / region["original_width"]
+        y = (rows.max() + 1) * 100 / region["original_height"]
+        left, top = self._on_screen(x, y)
+        with self.page.expect_response(lambda response: _saves_draft(response, region["id"])):
+            self.page.mouse.click(left + _CHECK_MARK[0], top + _CHECK_MARK[1])
+            self._by_test_id("bottombar-accept-suggestions-button").wait_for(state="detached")
+
     def submit(self) -> None:
         """Submit the annotation and wait until it is stored."""
-        with self.page.expect_response(_stores_annotation) as response:
-            self._by_test_id("bottombar-submit-button").click()
-        assert response.value.status == 201, response.value.text()
+        self._store("bottombar-submit-button")
+
+    def submit_suggestion(self) -> Answer:
+        """Submit while a suggestion is open, of which Label Studio tells the gateway."""
+        with self._answer() as answer:
+            self.submit()
+        return answer()
+
+    def update(self) -> None:
+        """Submit an annotation again, with what was changed."""
+        self._store("bottombar-update-button")
 
     def canvas(self) -> Pixels:
         """Return what the image area shows now, upright."""
@@ -168,6 +195,19 @@ class Editor:
         item.click()
         self.page.locator(".lsf-tool_smart.lsf-tool_active").first.wait_for()
         row.locator(".lsf-label_selected", has_text=label).wait_for()
+
+    def _store(self, button: str) -> None:
+        with self.page.expect_response(_stores_annotation) as response:
+            self._by_test_id(button).click()
+        assert response.value.ok, response.value.text()
+
+    def _pull(self, place: tuple[float, float], to: tuple[float, float]) -> Answer:
+        with self._answer() as answer:
+            self.page.mouse.move(*self._on_screen(*place))
+            self.page.mouse.down()
+            self.page.mouse.move(*self._on_screen(*to), steps=8)
+            self.page.mouse.up()
+        return answer()
 
     def _on_screen(self, x: float, y: float) -> tuple[float, float]:
         box = self._canvas.bounding_box()
@@ -210,5 +250,9 @@ class Editor:
 
 
 def _stores_annotation(response: Response) -> bool:
-    path = response.url.split("?")[0].rstrip("/")
-    return response.request.method == "POST" and path.endswith("/annotations")
+    path = urlsplit(response.url).path
+    return response.request.method in ("POST", "PATCH") and "/annotations" in path
+
+
+def _saves_draft(response: Response, region_id: str) -> bool:
+    return "/drafts" in response.url and region_id in (response.request.post_data or "")

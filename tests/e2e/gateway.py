@@ -52,7 +52,8 @@ def worker_masks(
     values = [prompt["value"] for prompt in prompts]
     if prompts[0]["type"] == "keypointlabels":
         coords = [(value["x"] * x, value["y"] * y) for value in values]
-        objects = [Prompt(coords, [int(prompt["is_positive"]) for prompt in prompts])]
+        # Label Studio does not say it of clicks that it has saved and loaded.
+        objects = [Prompt(coords, [int(prompt.get("is_positive", True)) for prompt in prompts])]
     else:
         boxes = [
             (v["x"] * x, v["y"] * y, (v["x"] + v["width"]) * x, (v["y"] + v["height"]) * y)

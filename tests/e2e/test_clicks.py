@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.editor import COLOURS
 from e2e.fixtures import OpenTask, Screenshot
 from e2e.gateway import worker_masks
@@ -60,3 +62,23 @@ def test_submitted_mask_is_the_workers(
     assert stored["value"]["brushlabels"] == ["Dog"]
     assert stored["id"] == shown["id"]
     assert iou(region_mask(stored), expected) == 1.0
+
+
+def test_moved_click_is_asked_for_again(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_task(CORGI)
+    placed = editor.click("Dog", 70, 57)
+
+    moved = editor.move((70, 57), to=(32, 20))
+    editor.accept()
+    editor.submit()
+
+    assert [prompt["id"] for prompt in moved.prompts] == [placed.prompts[0]["id"]]
+    assert moved.prompts[0]["value"]["x"] == pytest.approx(32, abs=0.5)
+    assert moved.prompts[0]["value"]["y"] == pytest.approx(20, abs=0.5)
+    [[stored]] = label_studio.annotations(editor.task_id)
+    [expected] = worker_masks(worker, CORGI, moved.prompts)
+    assert stored["id"] == placed.regions[0]["id"]
+    assert iou(region_mask(stored), expected) == 1.0
+    assert iou(expected, region_mask(placed.regions[0])) < 0.5

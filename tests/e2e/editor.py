@@ -190,7 +190,8 @@ class Editor:
         chosen = self.page.locator(f".lsf-toolbar__smart button[aria-label={tool}]")
         chosen.click()
         self._canvas.hover(position={"x": 1, "y": 1})  # closes the menu of smart tools
-        row = self.page.locator(".lsf-labels").nth(_LABEL_ROW[tool])
+        rows = self.page.locator(".lsf-labels")
+        row = rows.nth(min(_LABEL_ROW[tool], rows.count() - 1))  # one may serve all tools
         item = row.locator(".lsf-label", has_text=label)
         item.click()
         self.page.locator(".lsf-tool_smart.lsf-tool_active").first.wait_for()

@@ -50,7 +50,8 @@ def worker_masks(
     # Percent to pixels.
     x, y = embedded.width / 100, embedded.height / 100
     values = [prompt["value"] for prompt in prompts]
-    if prompts[0]["type"] == "keypointlabels":
+    on_points = prompts[0]["type"] in ("keypointlabels", "keypoint")
+    if on_points:
         coords = [(value["x"] * x, value["y"] * y) for value in values]
         # Label Studio does not say it of clicks that it has saved and loaded.
         objects = [Prompt(coords, [int(prompt.get("is_positive", True)) for prompt in prompts])]
@@ -60,7 +61,7 @@ def worker_masks(
             for v in values
         ]
         objects = [Prompt(box=box) for box in boxes]
-    single_click = len(prompts) == 1 and prompts[0]["type"] == "keypointlabels"
+    single_click = len(prompts) == 1 and on_points
     answers = list(worker.decode(embedded.image_id, objects, multimask_output=single_click))
     best = {answer.prompt_index: answer for answer in reversed(answers)}  # the first of each
     return [best[index].to_array() for index in range(len(objects))]

@@ -20,9 +20,9 @@ def region_mask(region: Mapping[str, Any]) -> Mask:
     """Return the mask of a brush or bitmask region, as suggested or as stored; bool (H, W).
 
     Bitmasks are pictures, and suggested brushes may be; the brushes that Label Studio stores are
-    decoded by its own package.
+    decoded by its own package. Where all tools share their labels, a brush has a second piece.
     """
-    assert region["type"] in ("brushlabels", "bitmasklabels"), region["type"]
+    assert region["type"] in ("brushlabels", "bitmasklabels", "brush", "labels"), region["type"]
     value = region["value"]
     shape = (region["original_height"], region["original_width"], 4)
     if picture := value.get("maskDataURL") or value.get("imageDataURL"):

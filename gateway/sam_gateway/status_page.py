@@ -8,11 +8,13 @@ from importlib.resources import files
 from xml.etree.ElementTree import Element, tostring
 
 import sam_client
+from sam_gateway.batch import Progress
 from sam_gateway.findings import Finding
 from sam_gateway.history import ImageOutcomes, Prediction
 from sam_gateway.report import Report
 
 _MIB = 2**20
+_FAILURES_SHOWN = 5
 _SIGNS = {"ok": "✓", "warn": "!", "fail": "✕"}
 
 
@@ -22,6 +24,7 @@ def page(report: Report) -> bytes:
         _section("What was checked", _findings(report.findings)),
         _section("Last requests", _predictions(report)),
         _section("Images", _images(report)),
+        _section("Batches", _batches(report)),
         _section("Worker", _worker(report.worker)),
         _section("Counted since the start", _counters(report)),
     ]
@@ -114,6 +117,30 @@ def _image(kind: str, outcomes: ImageOutcomes, report: Report) -> Element:
         _when(outcomes.failed_at, report) if outcomes.failed_at else "—",
         _tag("div", _tag("small", outcomes.message or "—")),
         klass="fail" if outcomes.failing else "",
+    )
+
+
+def _batches(report: Report) -> Element:
+    if not report.batch:
+        return _tag("p", "No predictions of whole tasks were asked for.", klass="quiet")
+    heads = ["project", "predicts", "done", "to come", "not taken", "failed", "last failures"]
+    return _table(heads, [_batch(progress) for progress in report.batch])
+
+
+def _batch(progress: Progress) -> Element:
+    last = [
+        _tag("small", f"task {failure.task}: {failure.reason}: {failure.message}")
+        for failure in reversed(progress.failures[-_FAILURES_SHOWN:])
+    ]
+    return _row(
+        str(progress.project or "—"),
+        progress.mode,
+        f"{progress.done:,}",
+        f"{progress.waiting:,}",
+        f"{progress.kept:,}",
+        f"{progress.failed:,}",
+        _tag("div", *last) if last else "—",
+        klass="fail" if progress.failed or progress.kept else "",
     )
 
 

@@ -1,12 +1,16 @@
 """Predictions of whole tasks: answered in time or stored later, each once."""
 
 import asyncio
+import base64
+import dataclasses
 
 import pytest
+from aiohttp import web
 
-from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jpeg, region_mask
+from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jpeg, recorded, region_mask
 from sam_gateway import batch
 from sam_gateway.config import BatchOptions, Config
+from sam_gateway.keys import BATCH
 
 SIZE = (1024, 683)
 PHOTO = jpeg("truck.jpg", SIZE, box=(36, 72, 1728, 1200))
@@ -69,8 +73,11 @@ async def until(client, **expected):
     """Wait until the only project is so far."""
 
     async def wait():
-        while not expected.items() <= (await progress(client)).items():
-            pass
+        while True:
+            (found,) = client.server.app[BATCH].progress()
+            if expected.items() <= dataclasses.asdict(found).items():
+                break
+            await asyncio.sleep(0.01)
 
     await asyncio.wait_for(wait(), 60)
 
@@ -153,3 +160,289 @@ async def test_what_is_not_ready_in_time_is_stored_later(gateway, label_studio, 
     assert all(region_mask(prediction["result"][0]).any() for prediction in stored)
     await until(gateway, done=2, waiting=0)
     assert ("/api/predictions/", f"Token {LEGACY_TOKEN}") in label_studio.requests
+
+
+async def test_a_task_that_has_a_prediction_of_this_version_gets_no_second_one(
+    gateway, label_studio, no_time
+):
+    label_studio.predictions[1] = [{"model_version": "another"}, {"model_version": VERSION}]
+    label_studio.predictions[2] = [{"model_version": "another"}]
+
+    await predict(gateway, task(1, rectangle()), task(2, rectangle()))
+
+    await until(gateway, done=2, waiting=0)
+    assert (await label_studio.posted.get())["task"] == 2
+    assert label_studio.posted.empty()
+
+
+async def test_tasks_asked_for_again_while_they_wait_are_predicted_once(
+    gateway, label_studio, no_time
+):
+    released = asyncio.Event()
+
+    async def held(request):
+        await released.wait()
+        return web.Response(body=label_studio.files[request.match_info["file"]])
+
+    label_studio.answer = held
+    tasks = [task(number, rectangle()) for number in range(5)]
+
+    for _ in range(3):
+        assert not any(await predict(gateway, *tasks))
+    assert (await progress(gateway))["waiting"] == 5
+    released.set()
+
+    await until(gateway, done=5, waiting=0)
+    assert sorted(label_studio.predictions) == list(range(5))
+    assert all(len(predictions) == 1 for predictions in label_studio.predictions.values())
+
+
+async def test_what_was_asked_for_last_comes_first(gateway, label_studio, no_time):
+    asked_for, released = [], asyncio.Event()
+
+    async def held(request):
+        asked_for.append(request.match_info["file"])
+        await released.wait()
+        return web.Response(body=label_studio.files[request.match_info["file"]])
+
+    label_studio.answer = held
+    await predict(gateway, *(task(number, rectangle()) for number in range(5)))
+    await predict(gateway, task(8, rectangle()), task(9, rectangle()))
+    await predict(gateway, task(4, rectangle()))
+    released.set()
+
+    await until(gateway, done=7, waiting=0)
+    stored = [label_studio.posted.get_nowait()["task"] for _ in range(7)]
+    assert sorted(stored[:2]) == [0, 1]  # under way when the others came
+    assert set(stored[2:4]) <= {4, 8, 9}
+
+
+async def test_one_task_with_changed_rectangles_is_predicted_anew(gateway, label_studio, no_time):
+    released = asyncio.Event()
+
+    async def held(request):
+        await released.wait()
+        return web.Response(body=label_studio.files[request.match_info["file"]])
+
+    label_studio.answer = held
+    await predict(gateway, task(1, rectangle()))
+    await predict(gateway, task(1, rectangle(id="another")))
+    released.set()
+
+    await until(gateway, done=1, waiting=0)
+    (stored,) = label_studio.predictions[1]
+    answered = await click_answer(gateway, rectangle(id="another"))
+    assert [region["id"] for region in stored["result"]] == [region["id"] for region in answered]
+
+
+async def click_answer(client, prompt, number=1):
+    response = await client.post("/predict", json=click(f"/data/upload/1/{number}.jpg", prompt))
+    return (await response.json())["results"][0]["result"]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+async def test_label_studio_that_fails_for_a_while_is_tried_again(
+    gateway, label_studio, no_time, no_pause, status
+):
+    answers = [web.Response(status=status) for _ in range(3)]
+    label_studio.refuse = lambda: answers.pop() if answers else None
+
+    await predict(gateway, task(1, rectangle()))
+
+    assert (await asyncio.wait_for(label_studio.posted.get(), 60))["task"] == 1
+    await until(gateway, done=1, failed=0, kept=0)
+
+
+async def test_a_prediction_that_is_never_stored_is_answered_when_asked_for_again(
+    gateway, label_studio, no_time, no_pause
+):
+    label_studio.refuse = lambda: web.Response(status=500)
+    await predict(gateway, task(1, rectangle()))
+    await until(gateway, kept=1, waiting=0, done=0)
+    report = await (await gateway.get("/status.json")).json()
+    (finding,) = [f for f in report["findings"] if f["subject"] == "batch"]
+    assert finding["level"] == "fail"
+    assert "Label Studio answers 500 to POST /api/predictions/" in finding["message"]
+    assert "Retrieve predictions" in finding["remedy"]
+
+    (entry,) = await predict(gateway, task(1, rectangle()))
+
+    assert region_mask(entry["result"][0]).any()
+    assert (await progress(gateway))["done"] == 1
+    assert (await progress(gateway))["kept"] == 0
+
+
+async def test_without_a_token_that_can_store_all_is_answered_that_can_be(
+    open_gateway, settings, label_studio, monkeypatch
+):
+    """The time that a proxy leaves is used up, and the rest is answered when asked for again."""
+    label_studio.files = {"0.jpg": PHOTO}
+    client = await open_gateway(**{**settings, "label_studio_token": ""})
+    monkeypatch.setattr(batch, "ANSWER_WITHIN_S", 0)
+    image = "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()
+    body = task(1, rectangle(), data={"image": image})
+
+    (entry,) = await predict(client, body)
+
+    assert region_mask(entry["result"][0]).any()
+    monkeypatch.setattr(batch, "ANSWER_ALONE_WITHIN_S", 0)
+    assert await predict(client, {**body, "id": 2}) == [[]]
+    await until(client, kept=1)
+    page = await (await client.get("/status")).text()
+    assert "Label Studio takes none" in page
+    assert "LABEL_STUDIO_API_KEY" in page
+    (entry,) = await predict(client, {**body, "id": 2})
+    assert region_mask(entry["result"][0]).any()
+
+
+async def test_a_task_that_fails_does_not_keep_the_others(gateway, label_studio, caplog):
+    entries = await predict(
+        gateway,
+        task(1, rectangle()),
+        task(2, rectangle(value={"x": 200, "y": 0, "width": 1, "height": 1})),
+        task(3, rectangle(), data={"image": "ftp://elsewhere/a.jpg"}),
+        task(4, rectangle(), data={"text": "no image"}),
+        task(5, rectangle()),
+    )
+
+    assert [bool(entry) for entry in entries] == [True, False, False, False, True]
+    found = await progress(gateway)
+    assert (found["done"], found["failed"], found["waiting"]) == (2, 3, 0)
+    reasons = {failure["task"]: failure["reason"] for failure in found["failures"]}
+    assert reasons == {2: "invalid_request", 3: "image_refused", 4: "invalid_request"}
+    assert "batch_task project=7 task=3 outcome=failed reason=image_refused" in caplog.text
+    page = await (await gateway.get("/status")).text()
+    assert "3 tasks have no prediction" in page
+    assert "task 3: image_refused" in page
+    assert not label_studio.predictions
+
+
+async def test_a_task_that_failed_can_be_asked_for_again(gateway, label_studio):
+    held = label_studio.files.pop("1.jpg")
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+    assert (await progress(gateway))["failed"] == 1
+    label_studio.files["1.jpg"] = held
+
+    (entry,) = await predict(gateway, task(1, rectangle()))
+
+    assert entry["result"]
+    assert (await progress(gateway))["failed"] == 0
+
+
+async def test_a_failure_of_the_gateway_itself_is_one_of_the_task(gateway, caplog, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("sam_gateway.predictor.group_prompts", broken)
+
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+
+    (failure,) = (await progress(gateway))["failures"]
+    assert failure["reason"] == "internal"
+    assert "a mistake" not in failure["message"]
+    assert "a mistake" in caplog.text
+
+
+async def test_a_prediction_whose_caller_has_gone_is_stored(gateway, label_studio):
+    came, released = asyncio.Event(), asyncio.Event()
+
+    async def held(request):
+        came.set()
+        await released.wait()
+        return web.Response(body=label_studio.files[request.match_info["file"]])
+
+    label_studio.answer = held
+    asking = asyncio.create_task(predict(gateway, task(1, rectangle())))
+    await asyncio.wait_for(came.wait(), 60)
+    asking.cancel()
+    await asyncio.wait([asking])
+    released.set()
+
+    assert (await asyncio.wait_for(label_studio.posted.get(), 60))["task"] == 1
+
+
+async def test_what_waits_is_bounded(gateway, label_studio, no_time, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_TASKS", 2)
+    label_studio.answer = lambda request: asyncio.Event().wait()
+
+    await predict(gateway, *(task(number, rectangle()) for number in range(4)))
+
+    found = await progress(gateway)
+    assert (found["waiting"], found["failed"]) == (2, 2)
+    assert {failure["reason"] for failure in found["failures"]} == {"batch_full"}
+
+
+async def test_no_more_is_predicted_than_there_is_room_for(
+    gateway, label_studio, no_time, no_pause, monkeypatch
+):
+    monkeypatch.setattr(batch, "MAX_PREDICTIONS_BYTES", 1)
+    monkeypatch.setattr(batch, "_AT_ONCE", 1)
+    label_studio.refuse = lambda: web.Response(status=400)
+    label_studio.legacy_tokens = True
+    await predict(gateway, task(1, rectangle()))
+    await until(gateway, failed=1)  # refused for good: not kept
+    label_studio.refuse = lambda: web.Response(status=500)
+
+    await predict(gateway, *(task(number, rectangle()) for number in (2, 3)))
+
+    await until(gateway, kept=1, waiting=1)
+    label_studio.refuse = lambda: None
+    assert [bool(entry) for entry in await predict(gateway, task(2, rectangle()))] == [True]
+    await until(gateway, done=2, waiting=0, kept=0)
+    assert list(label_studio.predictions) == [3]
+
+
+async def test_rectangles_that_do_not_come_along_are_asked_for(gateway, label_studio):
+    label_studio.annotations[1] = [{"id": 5, "result": [rectangle()]}]
+
+    (entry,) = await predict(gateway, task(1))
+
+    assert region_mask(entry["result"][0]).any()
+    assert ("/api/tasks/1/annotations/", f"Token {LEGACY_TOKEN}") in label_studio.requests
+
+
+@pytest.mark.parametrize(
+    "extra_params",
+    [{"BATCH": "boxes"}, {"batch": "Boxes"}, '{"BATCH": "boxes", "AUTOMATIC_MAX_MASKS": 5}'],
+)
+async def test_a_project_chooses_for_itself(open_gateway, settings, extra_params):
+    client = await open_gateway(**{**settings, "batch": BatchOptions()})
+    setup = {**recorded("setup")["body"], "project": "7.1795333489"}
+    assert await predict(client, task(1, rectangle())) == [[]]
+
+    await client.post("/setup", json={**setup, "extra_params": extra_params})
+
+    assert (await predict(client, task(1, rectangle())))[0]["result"]
+    assert await predict(client, task(2, rectangle(), project=8)) == [[]]
+    await client.post("/setup", json={**setup, "extra_params": None})
+    assert await predict(client, task(3, rectangle())) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("extra_params", "told"),
+    [
+        ({"BATCH": "all"}, "BATCH: expected one of off, boxes, automatic, got 'all'"),
+        ({"AUTOMATIC_MIN_IOU": 7}, "AUTOMATIC_MIN_IOU: expected a number from 0 to 1, got '7'"),
+        ("BATCH=boxes", "expected JSON such as"),
+        (["boxes"], "expected an object such as"),
+    ],
+)
+async def test_a_project_with_a_mistake_predicts_nothing_and_is_told(gateway, extra_params, told):
+    setup = {**recorded("setup")["body"], "project": "7.1795333489", "extra_params": extra_params}
+
+    assert (await gateway.post("/setup", json=setup)).status == 200
+
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+    report = await (await gateway.get("/status.json")).json()
+    (finding,) = [f for f in report["findings"] if f["subject"] == "batch"]
+    assert finding["level"] == "fail"
+    assert told in finding["message"]
+    assert "extra params" in finding["remedy"]
+
+
+async def test_clicks_are_answered_while_a_batch_waits(gateway, label_studio, no_time):
+    await predict(gateway, *(task(number, rectangle()) for number in range(10)))
+
+    assert await click_answer(gateway, rectangle(), number=9)
+
+    await until(gateway, done=10)

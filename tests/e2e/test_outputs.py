@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import shapely
 
 import sam_core
 from e2e.editor import LABEL_CONFIG, Editor
-from e2e.fixtures import NewProject, OpenEditor
+from e2e.fixtures import NewProject, OpenEditor, OpenTask
 from e2e.gateway import worker_masks
 from e2e.label_studio import LabelStudio
 from e2e.masks import Mask, iou, region_mask
@@ -55,6 +56,26 @@ def without_specks(mask: Mask) -> Mask:
     return sam_core.mask_from_counts(cleaned, height, width)
 
 
+def test_brush_comes_as_a_picture_and_is_stored_as_run_lengths(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_task(DOGS)
+
+    answer = editor.click("Dog", 47, 48)
+    editor.accept()
+    editor.submit()
+
+    [shown] = answer.regions
+    [[stored]] = label_studio.annotations(editor.task_id)
+    assert set(shown["value"]) == {"format", "maskDataURL", "brushlabels"}
+    assert set(stored["value"]) == {"format", "rle", "brushlabels"}
+    run_lengths = json.dumps(stored["value"]["rle"], separators=(",", ":"))
+    assert len(shown["value"]["maskDataURL"]) < len(run_lengths)
+    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    assert iou(region_mask(shown), expected) == 1.0
+    assert iou(region_mask(stored), expected) == 1.0
+
+
 def test_bitmask_is_the_workers(
     new_project: NewProject, open_editor: OpenEditor, label_studio: LabelStudio, worker: SamClient
 ) -> None:
@@ -95,18 +116,50 @@ def test_outlines_enclose_the_workers_mask(
     assert iou(filled(stored), without_specks(expected)) >= 0.97
 
 
-def test_ellipse_is_stored_as_it_was_suggested(
-    new_project: NewProject, open_editor: OpenEditor, label_studio: LabelStudio
+def test_rectangle_encloses_the_workers_mask(
+    new_project: NewProject, open_editor: OpenEditor, label_studio: LabelStudio, worker: SamClient
 ) -> None:
-    editor = open_with("EllipseLabels", new_project, open_editor)
+    editor = open_with("RectangleLabels", new_project, open_editor)
 
-    [shown] = editor.click("Dog", 47, 48).regions
+    answer = editor.click("Dog", 47, 48)
     editor.accept()
     editor.submit()
 
     [[stored]] = label_studio.annotations(editor.task_id)
+    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    height, width = expected.shape
+    value = stored["value"]
+    rows, columns = np.nonzero(expected)
+    assert stored["type"] == "rectanglelabels"
+    assert value["rectanglelabels"] == ["Dog"]
+    assert value["rotation"] == 0
+    assert [value["x"] * width, value["y"] * height] == pytest.approx(
+        [columns.min() * 100, rows.min() * 100]
+    )
+    assert [value["width"] * width, value["height"] * height] == pytest.approx(
+        [np.ptp(columns) * 100 + 100, np.ptp(rows) * 100 + 100]
+    )
+
+
+def test_ellipse_has_the_moments_of_the_workers_mask(
+    new_project: NewProject, open_editor: OpenEditor, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_with("EllipseLabels", new_project, open_editor)
+
+    answer = editor.click("Dog", 47, 48)
+    editor.accept()
+    editor.submit()
+
+    [[stored]] = label_studio.annotations(editor.task_id)
+    [expected] = worker_masks(worker, DOGS, answer.prompts)
+    size = np.array(expected.shape[::-1]) / 100
+    value = stored["value"]
+    angle = np.radians(value["rotation"])
+    axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    # A semi-axis of a filled ellipse is twice the standard deviation along it.
+    deviations = axes * size * (value["radiusX"], value["radiusY"]) / 2
+    points = np.argwhere(expected)[:, ::-1] + 0.5  # x, y
     assert stored["type"] == "ellipselabels"
-    assert stored["value"] == {
-        key: pytest.approx(value) if isinstance(value, float) else value
-        for key, value in shown["value"].items()
-    }
+    assert value["ellipselabels"] == ["Dog"]
+    assert size * (value["x"], value["y"]) == pytest.approx(points.mean(axis=0), abs=0.01)
+    assert deviations @ deviations.T == pytest.approx(np.cov(points.T), rel=0.01, abs=1)

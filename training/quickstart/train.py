@@ -46,6 +46,8 @@ WARM_UP = 150  # steps
 DECAY_FROM = 0.4  # share of all steps after which the rate falls to zero
 EMA_DECAY = 0.998
 FOCAL_WEIGHT = 20.0  # to one of dice, as SAM
+# To one of dice, unlike SAM's 1: which candidate is put first is all that a user sees of the three.
+ESTIMATE_WEIGHT = 4.0
 CHECKPOINT_EVERY = 100  # steps
 
 
@@ -152,7 +154,8 @@ def total_loss(
     multimask = losses[:, 1:].min(dim=1).values + 0.05 * losses[:, 1:].mean(dim=1)
     weight = torch.where(ambiguous, 1.0, 0.4)
     estimate = (predicted_iou - iou).square().mean()
-    return (losses[:, 0] + weight * multimask).mean() + estimate, iou[:, 1:].max(dim=1).values
+    loss = (losses[:, 0] + weight * multimask).mean() + ESTIMATE_WEIGHT * estimate
+    return loss, iou[:, 1:].max(dim=1).values
 
 
 def learning_rate(step: int, steps: int) -> float:

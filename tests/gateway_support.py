@@ -72,6 +72,7 @@ class LabelStudio:
         self.backends: dict[int, list[dict[str, Any]]] = {}
         # What the API has of tasks, by their ids; predictions as they were posted, too.
         self.tasks: dict[int, dict[str, Any]] = {}
+        self.last_page = 1000
         self.annotations: dict[int, list[dict[str, Any]]] = {}
         self.predictions: dict[int, list[dict[str, Any]]] = {}
         self.posted: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -189,7 +190,7 @@ class LabelStudio:
             t for t in self.tasks.values() if str(t["project"]) == request.query["project"]
         ]
         listed = of_project[(page - 1) * size : page * size]
-        if not listed and page > 1:
+        if (not listed and page > 1) or page > self.last_page:
             return web.json_response({"detail": "Invalid page."}, status=404)
         return web.json_response({"total": len(of_project), "tasks": listed})
 

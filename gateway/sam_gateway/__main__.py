@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import web
 
-from sam_gateway import doctor
+from sam_gateway import doctor, warm
 from sam_gateway.app import create_app
 from sam_gateway.config import Config, ConfigError, parse_config
 from sam_gateway.logs import event, set_up
@@ -20,9 +20,10 @@ _logger = logging.getLogger("sam_gateway")
 
 
 def main() -> None:
-    """Run the gateway until SIGINT or SIGTERM; or, with `doctor`, examine it and end."""
-    if sys.argv[1:2] == ["doctor"]:
-        sys.exit(doctor.main(sys.argv[2:], os.environ))
+    """Run the gateway until SIGINT or SIGTERM; or one of its commands, which end by themselves."""
+    commands = {"doctor": doctor.main, "warm": warm.main}
+    if command := commands.get(next(iter(sys.argv[1:]), "")):
+        sys.exit(command(sys.argv[2:], os.environ))
     try:
         config = parse_config(sys.argv[1:], os.environ)
     except ConfigError as error:

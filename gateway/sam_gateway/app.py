@@ -23,6 +23,7 @@ from sam_gateway.keys import (
     METRICS,
     PROJECT_SETTINGS,
     SEGMENTER,
+    WARMING,
     WORKER,
     WORKER_PROCESS,
 )
@@ -33,6 +34,7 @@ from sam_gateway.middleware import serve
 from sam_gateway.predictor import TaskPredictor
 from sam_gateway.project_settings import ProjectSettings
 from sam_gateway.segmenter import Segmenter
+from sam_gateway.warming import Warming
 from sam_gateway.worker_process import WorkerProcess
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -64,6 +66,7 @@ def add_routes(app: web.Application, path_prefix: str, name_prefix: str) -> None
     add_get(f"{path_prefix}/status.json", status.status_json, name=f"{name_prefix}status-json")
     add_post(f"{path_prefix}/setup", views.setup, name=f"{name_prefix}setup")
     add_post(f"{path_prefix}/predict", views.predict, name=f"{name_prefix}predict")
+    add_post(f"{path_prefix}/warm", views.warm, name=f"{name_prefix}warm")
     add_post(f"{path_prefix}/webhook", views.webhook, name=f"{name_prefix}webhook")
 
 
@@ -104,6 +107,7 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         api = LabelStudioApi(label_studio)
         predictor = TaskPredictor(app[SEGMENTER], label_studio, api, config.shape_options)
         batch = app[BATCH] = Batch(predictor, api, config.model_version)
+        app[WARMING] = Warming(app[SEGMENTER], label_studio, api)
         background = [asyncio.create_task(ahead.run()), asyncio.create_task(batch.run())]
         yield
         for task in background:

@@ -165,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sam-gateway",
         description="Serve Segment Anything to Label Studio as an ML backend.",
-        epilog="`sam-gateway doctor --help` tells of a check of the whole way to Label Studio. "
+        epilog="`sam-gateway doctor --help` tells of a check of the whole way to Label Studio, "
+        "`sam-gateway warm --help` of embedding a project ahead of time. "
         "Further settings are environment variables: LABEL_STUDIO_URL, "
         "LABEL_STUDIO_API_KEY, BASIC_AUTH_USER, BASIC_AUTH_PASS, ALLOWED_IMAGE_HOSTS, "
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, "

@@ -22,6 +22,7 @@ from sam_gateway.app import create_app
 from sam_gateway.config import Config, ConfigError, parse_config
 from sam_gateway.errors import GatewayError
 from sam_gateway.findings import Finding, label_config_findings, remedy
+from sam_gateway.gateway_client import basic_headers, configured_url, parse_gateway_url, route
 from sam_gateway.logs import set_up
 from sam_gateway.projects import Backend, Project, list_projects
 from sam_gateway.shapes import SHAPES
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     try:
         config = parse_config(others, environment)
-        url = _gateway_url(options.url) if options.url else None
+        url = parse_gateway_url(options.url) if options.url else None
     except ConfigError as error:
         tell(Finding("fail", "settings", str(error), "correct this setting"))
     else:
@@ -75,10 +76,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 async def _examine(config: Config, url: URL | None, tell: Tell) -> None:
-    headers = {}
-    if config.basic_auth:
-        headers["Authorization"] = f"Basic {_base64(':'.join(config.basic_auth).encode())}"
-    async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as session:
+    async with aiohttp.ClientSession(headers=basic_headers(config), timeout=_TIMEOUT) as session:
         if url:
             if await _ask(session, url, tell):
                 await _click(session, url, tell)
@@ -86,7 +84,7 @@ async def _examine(config: Config, url: URL | None, tell: Tell) -> None:
             async with _own_gateway(config) as own_url:
                 await _click(session, own_url, tell)
                 await _ask(session, own_url, tell, _OF_ANY_GATEWAY)
-    await _look_at_projects(config, url or _configured_url(config), tell)
+    await _look_at_projects(config, url or configured_url(config), tell)
 
 
 @asynccontextmanager
@@ -105,7 +103,7 @@ async def _ask(
 ) -> bool:
     """Tell what the gateway itself finds; return whether there is one."""
     try:
-        async with session.get(_route(url, "status.json")) as response:
+        async with session.get(route(url, "status.json")) as response:
             if response.status == 401:
                 tell(Finding("fail", "gateway", f"{url} refuses the user or password", _BASIC_AUTH))
                 return False
@@ -129,7 +127,7 @@ async def _click(session: aiohttp.ClientSession, url: URL, tell: Tell) -> None:
     for prompt_id in ("doctor-1", "doctor-2"):
         started = time.monotonic()
         try:
-            async with session.post(_route(url, "predict"), json=_request(prompt_id)) as response:
+            async with session.post(route(url, "predict"), json=_request(prompt_id)) as response:
                 body = await response.json()
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
             tell(Finding("fail", "click", f"{type(error).__name__}: no answer", _RUN_IT))
@@ -219,21 +217,6 @@ def _same(url: URL, gateway: URL) -> bool:
     return (url.port, url.path.rstrip("/")) == (gateway.port, gateway.path.rstrip("/"))
 
 
-def _gateway_url(text: str) -> URL:
-    url = URL(text if "://" in text else f"http://{text}")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError("--url: expected an address such as http://localhost:9090")
-    return url
-
-
-def _configured_url(config: Config) -> URL:
-    return URL.build(scheme="http", host=config.host, port=config.port, path=config.path_prefix)
-
-
-def _route(url: URL, name: str) -> URL:
-    return url.with_path(f"{url.path.rstrip('/')}/{name}")
-
-
 def _request(prompt_id: str) -> dict[str, object]:
     """Write a click as Label Studio sends it; the config has a tag of every shape."""
     width, height = _IMAGE_SIZE
@@ -268,11 +251,7 @@ def _image() -> str:
     ImageDraw.Draw(image).ellipse((83, 51, 173, 141), fill=(255, 183, 77))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return "data:image/png;base64," + _base64(buffer.getvalue())
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _written(finding: Finding) -> str:

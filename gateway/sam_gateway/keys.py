@@ -11,6 +11,7 @@ from sam_gateway.label_studio import LabelStudio
 from sam_gateway.metrics import Metrics
 from sam_gateway.project_settings import ProjectSettings
 from sam_gateway.segmenter import Segmenter
+from sam_gateway.warming import Warming
 from sam_gateway.worker_process import WorkerProcess
 
 CONFIG = web.AppKey("config", Config)
@@ -20,6 +21,7 @@ LABEL_STUDIO = web.AppKey("label_studio", LabelStudio)
 SEGMENTER = web.AppKey("segmenter", Segmenter)
 EMBED_AHEAD = web.AppKey("embed_ahead", EmbedAhead)
 BATCH = web.AppKey("batch", Batch)
+WARMING = web.AppKey("warming", Warming)
 PROJECT_SETTINGS = web.AppKey("project_settings", ProjectSettings)
 WORKER = web.AppKey("worker", AsyncSamClient)
 # Only where the gateway runs its own.

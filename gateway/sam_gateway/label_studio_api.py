@@ -55,6 +55,23 @@ class LabelStudioApi:
         found: list[dict[str, Any]] = await self._call("GET", "ml/", project=project_id)
         return found
 
+    async def tasks(self, project_id: int) -> AsyncIterator[object]:
+        """Yield every task of a project, its data as it was imported."""
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            listed = await self._call(
+                "GET",
+                "tasks",
+                project=project_id,
+                page=page,
+                page_size=_PAGE_SIZE,
+                resolve_uri="false",  # else addresses in storages come as proxies for a browser
+            )
+            for task in listed["tasks"]:
+                yield task
+            page, seen = page + 1, seen + (len(listed["tasks"]) or listed["total"])
+            total = listed["total"]
+
     async def task_results(self, task_id: int | str) -> dict[str, list[dict[str, Any]]]:
         """Return the `annotations`, `drafts` and `predictions` of a task, in this order.
 

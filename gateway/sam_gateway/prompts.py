@@ -306,10 +306,14 @@ def _labels(entry: Mapping[str, object], field: str) -> tuple[str, ...]:
 
 def _tasks(envelope: Mapping[str, object]) -> tuple[Task, ...]:
     tasks = _list(envelope.get("tasks"), "tasks")
-    return tuple(_task(task, f"tasks[{i}]") for i, task in enumerate(tasks))
+    return tuple(parse_task(task, f"tasks[{i}]") for i, task in enumerate(tasks))
 
 
-def _task(item: object, field: str) -> Task:
+def parse_task(item: object, field: str) -> Task:
+    """Read a task as Label Studio writes it.
+
+    Raises InvalidRequestError naming the field, whose path begins with `field`.
+    """
     task = _mapping(item, field)
     task_id = task.get("id")
     if isinstance(task_id, bool) or not isinstance(task_id, int | str) or task_id == "":

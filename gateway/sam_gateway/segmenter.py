@@ -124,6 +124,40 @@ class Segmenter:
             else:
                 await self._embed(source, image, background=True)
 
+    async def embedding_bytes(self) -> int:
+        """Return what the worker holds of each image; raises GatewayError, as `segment` does."""
+        with _worker_errors():
+            info = await _patiently(self._client.list_models)
+        sizes = {model.name: model.embedding_bytes for model in info.models}
+        return sizes.get(self._model or info.default_model, 0)
+
+    async def warm(self, source: ImageSource) -> bool:
+        """Have the worker hold an image, as `embed_ahead`; return whether it did not before."""
+        if await self.holds(source):
+            return False
+        self._known.pop(source.identity, None)
+        await self.embed_ahead(source)
+        return not (await self._embedded(source)).cached
+
+    async def holds(self, source: ImageSource) -> bool:
+        """Whether the worker holds an image that it was given lately.
+
+        It is asked for a mask, which has it hold the image for longer.
+        """
+        if not self._is_known(source):
+            return False
+        embedded = self._known[source.identity].embedded
+        middle = sam_client.Prompt([(embedded.width / 2, embedded.height / 2)], [1])
+        try:
+            with _worker_errors():
+                masks = self._client.decode(embedded.image_id, [middle], background=True)
+                async with aclosing(masks):
+                    async for _ in masks:
+                        return True
+        except sam_client.EmbeddingNotFoundError:
+            pass
+        return False
+
     async def in_background(
         self, source: ImageSource, objects: Sequence[ObjectPrompt], *, multimask_output: bool
     ) -> AsyncGenerator[sam_client.SegmentedMask, None]:
@@ -134,6 +168,7 @@ class Segmenter:
         await self.embed_ahead(source)
         embedded = await self._embedded(source)
         with _worker_errors():
+            # Embeds it once more if the worker has dropped it.
             masks = self._client.decode(
                 embedded.image_id,
                 [_pixels(item, embedded.width, embedded.height) for item in objects],

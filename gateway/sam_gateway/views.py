@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import orjson
 from aiohttp import web
@@ -20,6 +21,7 @@ from sam_gateway.keys import (
     METRICS,
     PROJECT_SETTINGS,
     SEGMENTER,
+    WARMING,
 )
 from sam_gateway.label_config import parse_label_config
 from sam_gateway.logs import event
@@ -118,6 +120,27 @@ async def webhook(request: web.Request) -> web.Response:
     return json_response({"status": "ok"})
 
 
+async def warm(request: web.Request) -> web.StreamResponse:
+    """Embed all images of a project; tell how far it is in lines of JSON, until the caller goes."""
+    project = _object(await parse_json(await request.read())).get("project")
+    if isinstance(project, bool) or not isinstance(project, int):
+        raise InvalidRequestError("expected the number of a project", field="project")
+    async with aclosing(request.app[WARMING].warm(project)) as steps:
+        about = await anext(steps)  # what is wrong with the project has a status of its own
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(_line(about))
+        try:
+            async for step in steps:
+                await response.write(_line(step))
+        except ConnectionResetError:  # the caller has gone
+            pass
+        except GatewayError as error:
+            told = {"reason": error.reason, "message": str(error)}
+            await response.write(_line({"error": told}))
+    return response
+
+
 async def versions(request: web.Request) -> web.Response:
     """List the model versions, of which there is one."""
     return json_response({"versions": [request.app[CONFIG].model_version]})
@@ -153,6 +176,10 @@ def _check_label_config(schema: object, shapes: Sequence[str]) -> None:
             config.outputs(name, (), shapes)
     except GatewayError as error:
         _logger.warning(event("label_config_unusable", reason=error.reason, message=str(error)))
+
+
+def _line(content: object) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _agent(request: web.Request) -> str:

@@ -23,7 +23,13 @@ def main() -> None:
     """Run the gateway until SIGINT or SIGTERM; or one of its commands, which end by themselves."""
     commands = {"doctor": doctor.main, "warm": warm.main}
     if command := commands.get(next(iter(sys.argv[1:]), "")):
-        sys.exit(command(sys.argv[2:], os.environ))
+        try:
+            status = command(sys.argv[2:], os.environ)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads, such as `head`, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        sys.exit(status)
     try:
         config = parse_config(sys.argv[1:], os.environ)
     except ConfigError as error:

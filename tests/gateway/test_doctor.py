@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import subprocess
 import sys
 
 import pytest
@@ -46,6 +47,21 @@ def examine(capsys, label_studio, worker_target):
         return Outcome(status, capsys.readouterr().out)
 
     return run
+
+
+def test_the_command_ends_quietly_when_nobody_reads_on():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sam_gateway", "doctor"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "SAM_WORKER": "127.0.0.1:1", "LABEL_STUDIO_URL": "not an address"},
+            text=True,
+        )
+
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 async def test_the_command_examines_a_gateway_with_its_own_worker(label_studio):

@@ -40,13 +40,19 @@ def _results(saved: object) -> Iterator[list[object]]:
 def _by_id(result: list[object]) -> list[list[Mapping[str, object]]]:
     """Group the entries of rectangles by their ids."""
     groups: dict[str, list[Mapping[str, object]]] = {}
-    entries = [entry for entry in result if isinstance(entry, dict)]
+    entries = [
+        entry
+        for entry in result
+        if isinstance(entry, dict)
+        and isinstance(entry.get("id"), str)
+        and isinstance(entry.get("type"), str)
+    ]
     for entry in entries:
-        if entry.get("type") in RECTANGLE_TYPES and isinstance(entry.get("id"), str):
+        if entry["type"] in RECTANGLE_TYPES:
             groups.setdefault(entry["id"], []).append(entry)
     for entry in entries:
-        if entry.get("type") == "labels" and str(entry.get("id")) in groups:
-            groups[str(entry["id"])].append(entry)
+        if entry["type"] == "labels" and entry["id"] in groups:
+            groups[entry["id"]].append(entry)
     return list(groups.values())
 
 

@@ -5,7 +5,8 @@ import ipaddress
 import pytest
 from yarl import URL
 
-from sam_gateway.config import Config, ConfigError, parse_config
+from sam_gateway.automatic import AutomaticOptions
+from sam_gateway.config import BatchOptions, Config, ConfigError, parse_config
 from sam_gateway.shapes import ShapeOptions
 
 
@@ -116,6 +117,23 @@ def test_shapes_are_names_in_the_order_of_writing():
     )
 
 
+def test_what_is_predicted_for_whole_tasks_is_set():
+    options = parse_config(
+        [],
+        {
+            "BATCH": "Automatic",
+            "AUTOMATIC_POINTS_PER_SIDE": "16",
+            "AUTOMATIC_MIN_IOU": "0.4",
+            "AUTOMATIC_MAX_MASKS": "7",
+        },
+    ).batch
+
+    assert options == BatchOptions(
+        mode="automatic",
+        automatic=AutomaticOptions(points_per_side=16, min_predicted_iou=0.4, max_masks=7),
+    )
+
+
 def test_secrets_are_not_shown():
     config = parse_config(
         [],
@@ -152,6 +170,12 @@ def test_secrets_are_not_shown():
         ("POLYGON_TOLERANCE", "inf"),
         ("MIN_REGION_PIXELS", "1.5"),
         ("MIN_HOLE_PIXELS", "-1"),
+        ("BATCH", "everything"),
+        ("AUTOMATIC_POINTS_PER_SIDE", "0"),
+        ("AUTOMATIC_POINTS_PER_SIDE", "65"),
+        ("AUTOMATIC_MIN_IOU", "1.1"),
+        ("AUTOMATIC_MIN_STABILITY", "-0.1"),
+        ("AUTOMATIC_MAX_MASKS", "0"),
     ],
 )
 def test_a_wrong_setting_is_named(name, value):

@@ -231,11 +231,7 @@ class Batch:
         if prediction is None or job.state in (_State.BUSY, _State.GONE):
             return []
         self._done(job, "answered")
-        return {
-            "result": orjson.Fragment(prediction.result),
-            "score": prediction.score,
-            "model_version": self._model_version,
-        }
+        return self._entry(prediction)
 
     async def _work(self) -> None:
         while True:
@@ -255,7 +251,8 @@ class Batch:
                     await asyncio.sleep(self._pause_s)
             except Exception:  # the next one may do
                 _logger.exception(event("batch_failed", project=job.task.project, task=job.task.id))
-                self._failed(job, GatewayError.reason, "the gateway failed; its log has more")
+                if job.state is not _State.GONE:
+                    self._failed(job, GatewayError.reason, "the gateway failed; its log has more")
 
     def _next(self) -> _Job | None:
         """Take the first that waits or, without room for predictions, the first to be stored."""
@@ -290,25 +287,24 @@ class Batch:
             )
         if job.askers:
             job.state = _State.READY
-        elif any(p.get("model_version") == self._model_version for p in await self._stored(job)):
-            self._done(job, "there_already")
         else:
-            await self._store(job, job.prediction)
-            self._done(job, "stored")
+            self._done(job, await self._store(job.task, job.prediction))
 
-    async def _stored(self, job: _Job) -> list[dict[str, object]]:
-        return await self._api.predictions(job.task.id)
-
-    async def _store(self, job: _Job, prediction: PredictedTask) -> None:
-        await self._api.add_prediction(
-            {
-                "task": job.task.id,
-                "result": orjson.Fragment(prediction.result),
-                "score": prediction.score,
-                "model_version": self._model_version,
-            }
-        )
+    async def _store(self, task: Task, prediction: PredictedTask) -> str:
+        """Store a prediction unless there is one of this version; return what came of it."""
+        stored = await self._api.predictions(task.id)
         self.refusal = None
+        if any(other.get("model_version") == self._model_version for other in stored):
+            return "there_already"
+        await self._api.add_prediction({"task": task.id, **self._entry(prediction)})
+        return "stored"
+
+    def _entry(self, prediction: PredictedTask) -> dict[str, object]:
+        return {
+            "result": orjson.Fragment(prediction.result),
+            "score": prediction.score,
+            "model_version": self._model_version,
+        }
 
     def _failing(self, job: _Job, error: GatewayError) -> None:
         """Try a job again later, keep its prediction for who asks for it again, or give it up."""

@@ -373,23 +373,30 @@ async def test_what_waits_is_bounded(gateway, label_studio, no_time, monkeypatch
 
 
 async def test_no_more_is_predicted_than_there_is_room_for(
-    gateway, label_studio, no_time, no_pause, monkeypatch
+    open_gateway, settings, label_studio, no_time, no_pause, monkeypatch
 ):
     monkeypatch.setattr(batch, "MAX_PREDICTIONS_BYTES", 1)
     monkeypatch.setattr(batch, "_AT_ONCE", 1)
-    label_studio.refuse = lambda: web.Response(status=400)
-    label_studio.legacy_tokens = True
-    await predict(gateway, task(1, rectangle()))
-    await until(gateway, failed=1)  # refused for good: not kept
+    client = await open_gateway(**settings)
     label_studio.refuse = lambda: web.Response(status=500)
 
-    await predict(gateway, *(task(number, rectangle()) for number in (2, 3)))
+    await predict(client, *(task(number, rectangle()) for number in (2, 3)))
 
-    await until(gateway, kept=1, waiting=1)
+    await until(client, kept=1, waiting=1)
     label_studio.refuse = lambda: None
-    assert [bool(entry) for entry in await predict(gateway, task(2, rectangle()))] == [True]
-    await until(gateway, done=2, waiting=0, kept=0)
+    assert [bool(entry) for entry in await predict(client, task(2, rectangle()))] == [True]
+    await until(client, done=2, waiting=0, kept=0)
     assert list(label_studio.predictions) == [3]
+
+
+async def test_a_prediction_that_label_studio_refuses_is_not_kept(gateway, label_studio, no_time):
+    label_studio.refuse = lambda: web.json_response({"detail": "no such task"}, status=400)
+
+    await predict(gateway, task(1, rectangle()))
+
+    await until(gateway, failed=1, kept=0, waiting=0)
+    (failure,) = (await progress(gateway))["failures"]
+    assert "no such task" in failure["message"]
 
 
 async def test_rectangles_that_do_not_come_along_are_asked_for(gateway, label_studio):

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jpeg, recorded, region_mask
 from sam_gateway import batch
@@ -453,3 +454,29 @@ async def test_clicks_are_answered_while_a_batch_waits(gateway, label_studio, no
     assert await click_answer(gateway, rectangle(), number=9)
 
     await until(gateway, done=10)
+
+
+async def test_masks_that_are_too_large_together_are_told(gateway, monkeypatch):
+    monkeypatch.setattr("sam_gateway.predictor.MAX_PREDICTION_BYTES", 100)
+
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+
+    (failure,) = (await progress(gateway))["failures"]
+    assert failure["reason"] == "invalid_request"
+    assert "polygons (OUTPUT) are smaller" in failure["message"]
+
+
+async def test_label_studio_that_is_not_there_is_told_and_nothing_is_lost(
+    open_gateway, settings, unused_tcp_port, no_time, no_pause
+):
+    nowhere = URL(f"http://127.0.0.1:{unused_tcp_port}")
+    client = await open_gateway(**{**settings, "label_studio_url": nowhere})
+    image = "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()
+    body = task(1, rectangle(), data={"image": image})
+
+    assert await predict(client, body) == [[]]
+
+    await until(client, kept=1, waiting=0)
+    assert "cannot be reached" in await (await client.get("/status")).text()
+    (entry,) = await predict(client, body)
+    assert region_mask(entry["result"][0]).any()

@@ -21,6 +21,7 @@ from sam_gateway.keys import (
     HISTORY,
     LABEL_STUDIO,
     METRICS,
+    NEGATIVE_CLICKS,
     PROJECT_SETTINGS,
     SEGMENTER,
     WARMING,
@@ -31,6 +32,7 @@ from sam_gateway.label_studio import LabelStudio
 from sam_gateway.label_studio_api import LabelStudioApi
 from sam_gateway.metrics import Metrics
 from sam_gateway.middleware import serve
+from sam_gateway.negative_clicks import NegativeClicks
 from sam_gateway.predictor import TaskPredictor
 from sam_gateway.project_settings import ProjectSettings
 from sam_gateway.segmenter import Segmenter
@@ -47,6 +49,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[METRICS] = Metrics()
     app[HISTORY] = History()
+    app[NEGATIVE_CLICKS] = NegativeClicks()
     app[PROJECT_SETTINGS] = ProjectSettings(config.batch)
     app.cleanup_ctx.append(_lifetime)
     add_routes(app, "", "")

@@ -19,6 +19,7 @@ from sam_gateway.keys import (
     HISTORY,
     LABEL_STUDIO,
     METRICS,
+    NEGATIVE_CLICKS,
     PROJECT_SETTINGS,
     SEGMENTER,
     WARMING,
@@ -71,9 +72,10 @@ async def _predict(request: web.Request, prediction: Prediction) -> web.Response
     if asked.prompts is None:
         return json_response({"results": await _predict_tasks(request, asked, prediction)})
     results: list[object] = [[] for _ in asked.tasks]
+    prompts = request.app[NEGATIVE_CLICKS].recall(asked.prompts)
     found = await interactive.predict(
         asked.tasks[0],
-        group_prompts(asked.prompts, asked.tasks[0].saved),
+        group_prompts(prompts, asked.tasks[0].saved),
         asked.label_config,
         segment=request.app[SEGMENTER].segment,
         label_studio=request.app[LABEL_STUDIO],

@@ -7,7 +7,7 @@ import asyncio
 import enum
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -162,23 +162,19 @@ class Batch:
 
     def progress(self) -> list[Progress]:
         """Tell how far all projects are."""
-        states = [(job.task.project, job.state) for job in self._jobs.values()]
-        found = []
-        for number, project in self._projects.items():
-            here = [state for owner, state in states if owner == number]
-            kept = here.count(_State.KEPT)
-            found.append(
-                Progress(
-                    number,
-                    project.mode,
-                    project.done,
-                    waiting=len(here) - kept,
-                    kept=kept,
-                    failed=len(project.failures),
-                    failures=list(project.failures.values())[-_MAX_FAILURES_TOLD:],
-                )
+        held = Counter((job.task.project, job.state is _State.KEPT) for job in self._jobs.values())
+        return [
+            Progress(
+                number,
+                project.mode,
+                project.done,
+                waiting=held[number, False],
+                kept=held[number, True],
+                failed=len(project.failures),
+                failures=list(project.failures.values())[-_MAX_FAILURES_TOLD:],
             )
-        return found
+            for number, project in self._projects.items()
+        ]
 
     def _job(self, task: Task, label_config: str, options: BatchOptions) -> _Job | None:
         """Return the job for a task, the next one to be worked on; None if there is no room.

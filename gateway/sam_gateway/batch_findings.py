@@ -12,7 +12,7 @@ _SUBJECT = "batch"
 def batch_findings(
     projects: Sequence[Progress], mistakes: Mapping[int, str], refusal: GatewayError | None
 ) -> Iterator[Finding]:
-    """Tell of each project that has something predicted, or should have.
+    """Tell of the projects whose tasks are not all predicted and stored, or will not be.
 
     `mistakes` are those in projects' own settings; `refusal` is why nothing can be stored.
     """
@@ -24,29 +24,22 @@ def batch_findings(
             "correct the extra params in Settings > Model",
         )
     for project in projects:
-        yield _finding(project, refusal)
-
-
-def _finding(project: Progress, refusal: GatewayError | None) -> Finding:
-    name = f"project {project.project} ({project.mode})"
-    if refusal and (project.kept or project.waiting):
-        return Finding(
-            "fail",
-            _SUBJECT,
-            f"{name}: {project.kept} predictions are ready, {project.waiting} are to come, and "
-            f"Label Studio takes none: {refusal}",
-            f"{remedy(refusal.reason)}. Or ask once more by Retrieve predictions: it gets what is "
-            "ready, and the others are worked on",
-        )
-    if project.failed:
-        last = project.failures[-1]
-        return Finding(
-            "warn",
-            _SUBJECT,
-            f"{name}: {project.failed} tasks have no prediction; the last is {last.task}: "
-            f"{last.reason}: {last.message}",
-            remedy(last.reason),
-        )
-    if project.waiting:
-        return Finding("ok", _SUBJECT, f"{name}: {project.done} done, {project.waiting} to come")
-    return Finding("ok", _SUBJECT, f"{name}: all {project.done} done")
+        name = f"project {project.project} ({project.mode})"
+        if refusal and (project.kept or project.waiting):
+            yield Finding(
+                "fail",
+                _SUBJECT,
+                f"{name}: {project.kept} predictions are ready, {project.waiting} are to come, "
+                f"and Label Studio takes none: {refusal}",
+                f"{remedy(refusal.reason)}. Or choose Retrieve Predictions once more: it gets "
+                "what is ready, and the others are worked on",
+            )
+        elif project.failed:
+            last = project.failures[-1]
+            yield Finding(
+                "warn",
+                _SUBJECT,
+                f"{name}: {project.failed} tasks have no prediction; the last is {last.task}: "
+                f"{last.reason}: {last.message}",
+                remedy(last.reason),
+            )

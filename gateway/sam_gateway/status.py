@@ -66,9 +66,8 @@ async def _report(app: web.Application) -> Report:
         )
     findings += _image_findings(history)
     findings += _prediction_findings(history)
-    findings += batch_findings(
-        app[BATCH].progress(), app[PROJECT_SETTINGS].mistakes, app[BATCH].refusal
-    )
+    batch = app[BATCH].progress()
+    findings += batch_findings(batch, app[PROJECT_SETTINGS].mistakes, app[BATCH].refusal)
     return Report(
         version=config.model_version,
         started=history.started,
@@ -79,7 +78,7 @@ async def _report(app: web.Application) -> Report:
         worker=info,
         counters=metrics.totals(),
         images=history.images,
-        batch=app[BATCH].progress(),
+        batch=batch,
         predictions=list(reversed(history.predictions)),
     )
 

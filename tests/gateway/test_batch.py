@@ -264,7 +264,7 @@ async def test_a_prediction_that_is_never_stored_is_answered_when_asked_for_agai
     (finding,) = [f for f in report["findings"] if f["subject"] == "batch"]
     assert finding["level"] == "fail"
     assert "Label Studio answers 500 to POST /api/predictions/" in finding["message"]
-    assert "Retrieve predictions" in finding["remedy"]
+    assert "Retrieve Predictions" in finding["remedy"]
 
     (entry,) = await predict(gateway, task(1, rectangle()))
 

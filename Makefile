@@ -119,3 +119,7 @@ $(VENV)/.e2e: tests/e2e/requirements.txt $(VENV)/.dev
 .PHONY: e2e
 e2e: $(VENV)/.e2e $(LABEL_STUDIO_VENV)/.installed ## Set up and drive a real Label Studio in Chromium
 	$(BIN)/python -m pytest -m e2e tests/e2e
+
+.PHONY: screenshots
+screenshots: $(VENV)/.e2e $(LABEL_STUDIO_VENV)/.installed ## Take the pictures in docs/images anew, in a real Label Studio
+	$(BIN)/python -m pytest -m e2e tests/e2e --screenshots docs/images

@@ -21,15 +21,13 @@ from e2e.gateway import Gateway
 from sam_client import SamClient
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, FloatRect, ViewportSize
+    from playwright.sync_api import Browser, FloatRect, Page, ViewportSize
 
 CACHE = Path(__file__).parents[2] / ".cache" / "label-studio"
 PREPARED_DATA = CACHE / "data"
 
 # All rows of labels are visible below the image.
 VIEWPORT: ViewportSize = {"width": 1500, "height": 950}
-# The screen without the list of tasks.
-LABELING: FloatRect = {"x": 240, "y": 48, "width": 1260, "height": 902}
 CHROMIUM_FLAGS = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -40,13 +38,17 @@ CHROMIUM_FLAGS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="DIR", type=Path, help="save pictures for the docs")
+    parser.addoption(
+        "--screenshots", metavar="DIR", type=Path, help="take the pictures of the docs, and no more"
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+    if config.getoption("--screenshots", default=None):
+        items[:] = [item for item in items if "screenshot" in getattr(item, "fixturenames", ())]
 
 
 LOGS = pytest.StashKey[Path]()
@@ -200,10 +202,11 @@ def screenshot(pytestconfig: pytest.Config) -> Screenshot:
     """Save pictures where `--screenshots` says."""
     folder: Path | None = pytestconfig.getoption("--screenshots", default=None)
 
-    def save(editor: Editor, name: str) -> None:
+    def save(page: Page, name: str, clip: FloatRect | None = None) -> None:
         if folder is not None:
-            picture = Image.open(io.BytesIO(editor.page.screenshot(clip=LABELING)))
-            # With a palette it has a third of the size.
-            picture.convert("RGB").quantize().save(folder / f"{name}.png", optimize=True)
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
+            # With a palette it has a third of the size; this one keeps single red signs red.
+            palette = picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+            palette.save(folder / f"{name}.png", optimize=True)
 
     return save

@@ -13,7 +13,7 @@ import numpy as np
 from e2e.masks import Pixels, pixels, region_mask
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page, Response
+    from playwright.sync_api import FloatRect, Locator, Page, Response
 
 Tool = Literal["key-point-tool", "rectangle-tool"]
 
@@ -41,6 +41,8 @@ LABEL_CONFIG = """
   </RectangleLabels>
 </View>
 """
+# The screen without the list of tasks.
+LABELING: FloatRect = {"x": 240, "y": 48, "width": 1260, "height": 902}
 COLOURS = {"Dog": (0xFF, 0x00, 0x80), "Thing": (0x00, 0x60, 0xFF)}
 
 # The canvas has the image's shape as soon as the editor knows the image and has its tools.
@@ -126,6 +128,12 @@ class Editor:
         self.page.locator("button[aria-label=rotate-right]").click()
         self.page.wait_for_function(_IMAGE_IS_TURNED)
         self._turned = True
+
+    def reopen(self) -> None:
+        """Open the page anew, with Auto-Annotation on as before."""
+        self.page.reload()
+        self.page.wait_for_function(_IMAGE_IS_SHOWN)
+        self._smart_tools.first.wait_for()
 
     def turn_page(self) -> None:
         """Go to the next image of a task with several."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from e2e.editor import Editor
 from e2e.gateway import Gateway
 from e2e.label_studio import Backend, Project
+
+if TYPE_CHECKING:
+    from playwright.sync_api import FloatRect, Page
 
 
 class StartGateway(Protocol):
@@ -37,6 +40,6 @@ class OpenTask(Protocol):
 
 
 class Screenshot(Protocol):
-    """Save a picture of the whole screen, if pictures are wanted."""
+    """Save a picture of the screen or a part of it, if pictures are wanted."""
 
-    def __call__(self, editor: Editor, name: str) -> None: ...
+    def __call__(self, page: Page, name: str, clip: FloatRect | None = None) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,13 @@ class LabelStudio:
         """Return the regions of each annotation of a task."""
         annotations = self.call("GET", f"/api/tasks/{task_id}/annotations/")
         return [annotation["result"] for annotation in annotations]
+
+    def wait_for_draft(self, task_id: int, prompt_id: str, timeout_s: float = 60) -> None:
+        """Wait until the page has saved a prompt, which it does some seconds after it is made."""
+        deadline = time.monotonic() + timeout_s
+        while prompt_id not in str(self.call("GET", f"/api/tasks/{task_id}/drafts")):
+            assert time.monotonic() < deadline, f"{prompt_id} is not in a draft"
+            time.sleep(0.2)
 
 
 @dataclass(frozen=True)

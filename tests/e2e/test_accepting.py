@@ -101,6 +101,6 @@ def test_submitting_a_suggestion_saves_its_click_alone_and_the_next_brings_the_m
     editor.accept()
     editor.update()
 
-    [stored] = label_studio.annotations(editor.task_id)
-    [mask] = [region_mask(region) for region in stored if region["type"] == "brushlabels"]
+    [regions] = label_studio.annotations(editor.task_id)
+    [mask] = [region_mask(region) for region in regions if region["type"] == "brushlabels"]
     assert iou(mask, worker_masks(worker, CORGI, answer.prompts)[0]) == 1.0

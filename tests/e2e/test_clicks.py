@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.editor import COLOURS
+from e2e.editor import COLOURS, LABELING
 from e2e.fixtures import OpenTask, Screenshot
 from e2e.gateway import worker_masks
 from e2e.label_studio import LabelStudio
@@ -28,7 +28,7 @@ def test_click_draws_the_mask_in_the_labels_colour(
     tint = tinted(before, editor.canvas(), COLOURS["Dog"])
     assert_shows(tint, mask)
     assert contains(mask, 70, 57)
-    screenshot(editor, "click")
+    screenshot(editor.page, "click", LABELING)
 
 
 def test_alt_click_takes_away(open_task: OpenTask) -> None:
@@ -82,3 +82,24 @@ def test_moved_click_is_asked_for_again(
     assert stored["id"] == placed.regions[0]["id"]
     assert iou(region_mask(stored), expected) == 1.0
     assert iou(expected, region_mask(placed.regions[0])) < 0.5
+
+
+def test_negative_click_stays_negative_when_the_page_is_opened_anew(
+    open_task: OpenTask, label_studio: LabelStudio, worker: SamClient
+) -> None:
+    editor = open_task(CORGI)
+    editor.click("Dog", 75, 55)
+    before = editor.click("Dog", 60, 55, negative=True)
+    label_studio.wait_for_draft(editor.task_id, before.prompts[1]["id"])
+
+    editor.reopen()
+    answer = editor.click("Dog", 72, 60)
+    editor.accept()
+    editor.submit()
+
+    # Label Studio sends the old clicks again, without saying what they are.
+    assert [prompt.get("is_positive") for prompt in answer.prompts] == [None, None, True]
+    [stored] = label_studio.annotations(editor.task_id)
+    [mask] = [region_mask(region) for region in stored if region["type"] == "brushlabels"]
+    [expected] = worker_masks(worker, CORGI, [*before.prompts, answer.prompts[2]])
+    assert iou(mask, expected) == 1.0

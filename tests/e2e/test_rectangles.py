@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.editor import COLOURS
+from e2e.editor import COLOURS, LABELING
 from e2e.fixtures import OpenTask, Screenshot
 from e2e.gateway import worker_masks
 from e2e.label_studio import LabelStudio
@@ -22,7 +22,7 @@ def test_rectangle_cuts_out_what_is_in_it(
 
     answer = editor.drag("Dog", 38, 37, 88, 72)
     tint = tinted(before, editor.canvas(), COLOURS["Dog"])
-    screenshot(editor, "rectangle")
+    screenshot(editor.page, "rectangle", LABELING)
     editor.accept()
     editor.submit()
 

@@ -1,12 +1,15 @@
 """Engines and precisions side by side: encoder, decoder, load time, memory and agreement.
 
+A precision is that of the arithmetic; weights are those that the files hold (compressed.py).
+
 Each contestant has a process of its own, and in each round all of them are asked in turn, so
 that a busy machine slows all of them. Times are medians, with the fastest in brackets; ratios
 are of medians, against the first row. The second table is of whole workers: from the start of
-the process to the first answer to Embed, and memory after clicks.
+the process to the first answer to Embed, and memory after clicks. The first image is the one
+that is timed; masks of clicks on all of them are compared with those of the first row.
 
-    python benchmarks/engines.py [--architecture mobile_sam | --checkpoint FILE | --model NAME]
-        [--image FILE] [--rounds 7] [--threads 1 2]
+    python -m benchmarks.engines [--architecture mobile_sam | --checkpoint FILE | --model NAME]
+        [--images FILE ...] [--rounds 7] [--threads 1 2]
 
 Without a checkpoint the weights are random: times hold, and agreement is only that of
 arithmetic. Needs the extra `dev`.
@@ -23,12 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from benchmarks.compressed import COMPRESSIONS, compress
 from numpy.typing import NDArray
 
 from sam_client import Prompt, SamClient
@@ -43,12 +47,16 @@ from sam_inference.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "tests/data/images/originals/truck.jpg"
-CONTESTANTS = (
-    ("pytorch", "float32"),
-    ("pytorch", "bfloat16"),
-    ("onnxruntime", "float32"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
+CONTESTANTS = (  # engine, precision, weights
+    ("pytorch", "float32", "float32"),
+    ("pytorch", "bfloat16", "float32"),
+    ("onnxruntime", "float32", "float32"),
+    ("onnxruntime", "float32", "float16"),
+    ("onnxruntime", "float32", "int8"),
+    ("openvino", "float32", "float32"),
+    ("openvino", "float32", "float16"),
+    ("openvino", "float32", "int8"),
+    ("openvino", "bfloat16", "float32"),
 )
 WORKERS = (("onnxruntime", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
 DECODES_PER_ROUND = 3
@@ -61,7 +69,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="mobile_sam")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--model", help="an imported or bundled model, instead of a checkpoint")
-    parser.add_argument("--image", type=Path, default=IMAGE)
+    parser.add_argument("--images", type=Path, nargs="+", default=[IMAGE])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
@@ -73,10 +81,14 @@ def main() -> None:
                 arguments.architecture, Path(folder)
             )
             spec = import_checkpoint(checkpoint, Path(folder))
-        print(f"{spec.title}, {arguments.image.name}, {arguments.rounds} rounds\n")
+        specs = {weights: compress(spec, weights, Path(folder)) for weights in COMPRESSIONS}
+        specs["float32"] = spec
+        images = [path.read_bytes() for path in arguments.images]
+        names = ", ".join(path.name for path in arguments.images)
+        print(f"{spec.title}, {arguments.rounds} rounds, {names}\n")
         for threads in arguments.threads:
-            compare_engines(spec, arguments.image.read_bytes(), threads, arguments.rounds)
-        compare_workers(spec, arguments.image.read_bytes(), Path(folder) / "socket")
+            compare_engines(specs, images, threads, arguments.rounds)
+        compare_workers(spec, images[0], Path(folder) / "socket")
 
 
 def random_checkpoint(architecture: str, folder: Path) -> Path:
@@ -96,6 +108,7 @@ class Contestant:
     """An engine in a process of its own, and what was measured of it."""
 
     choice: EngineChoice
+    weights: str
     connection: Connection
     process: multiprocessing.context.SpawnProcess
     load_s: float
@@ -107,8 +120,11 @@ class Contestant:
         return self.connection.recv()
 
 
-def compare_engines(spec: ModelSpec, image: bytes, threads: int, rounds: int) -> None:
-    contestants = [contestant for contestant in start_all(spec, image, threads) if contestant]
+def compare_engines(
+    specs: Mapping[str, ModelSpec], images: list[bytes], threads: int, rounds: int
+) -> None:
+    started = [start(specs, images, threads, *names) for names in CONTESTANTS]
+    contestants = [contestant for contestant in started if contestant]
     for number in range(rounds + 1):
         for contestant in contestants:
             times = contestant.ask("time")
@@ -120,20 +136,21 @@ def compare_engines(spec: ModelSpec, image: bytes, threads: int, rounds: int) ->
     theirs = reference.ask("results")
     print(f"{threads} thread{'s' if threads > 1 else ''}:\n")
     print(
-        "| engine | precision | encoder ms | ratio | decoder ms | ratio | load s | peak MiB "
-        "| embedding cosine | mask IoU, least |"
+        "| engine | precision | weights | disk MiB | encoder ms | ratio | decoder ms | ratio "
+        "| load s | peak MiB | embedding cosine | mask IoU, mean | least |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for contestant in contestants:
-        cosine, iou = agreement(contestant.ask("results"), theirs)
+        cosine, ious = agreement(contestant.ask("results"), theirs)
         print(
-            f"| {contestant.choice.name} | {contestant.choice.precision} "
+            f"| {contestant.choice.name} | {contestant.choice.precision} | {contestant.weights} "
+            f"| {specs[contestant.weights].file_bytes / (1 << 20):.1f} "
             f"| {summary(contestant.encode_ms)} "
             f"| {ratio(reference.encode_ms, contestant.encode_ms)} "
             f"| {summary(contestant.decode_ms)} "
             f"| {ratio(reference.decode_ms, contestant.decode_ms)} "
             f"| {contestant.load_s:.1f} | {contestant.ask('memory')} "
-            f"| {cosine:.6f} | {iou:.4f} |"
+            f"| {cosine:.6f} | {statistics.mean(ious):.4f} | {min(ious):.4f} |"
         )
     print()
     for contestant in contestants:
@@ -141,28 +158,30 @@ def compare_engines(spec: ModelSpec, image: bytes, threads: int, rounds: int) ->
         contestant.process.join()
 
 
-def start_all(spec: ModelSpec, image: bytes, threads: int) -> list[Contestant | None]:
-    return [start(spec, image, threads, *contestant) for contestant in CONTESTANTS]
-
-
 def start(
-    spec: ModelSpec, image: bytes, threads: int, engine: str, precision: str
+    specs: Mapping[str, ModelSpec],
+    images: list[bytes],
+    threads: int,
+    engine: str,
+    precision: str,
+    weights: str,
 ) -> Contestant | None:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    process = spawn.Process(target=run, args=(there, spec, image, threads, engine, precision))
+    arguments = (there, specs[weights], images, threads, engine, precision)
+    process = spawn.Process(target=run, args=arguments)
     process.start()
     choice, load_s = here.recv()
     if isinstance(choice, str):
         print(f"{engine} {precision}: left out, {choice}\n")
         return None
-    return Contestant(choice, here, process, load_s)
+    return Contestant(choice, weights, here, process, load_s)
 
 
 def run(
     connection: Connection,
     spec: ModelSpec,
-    image: bytes,
+    images: list[bytes],
     threads: int,
     engine: str,
     precision: str,
@@ -179,26 +198,32 @@ def run(
     except EngineError as error:
         connection.send((str(error), 0.0))
         return
-    embedding, _ = predictor.embed(image, Interrupt(), max_pixels=MAX_PIXELS)
-    clicked = clicks(embedding.original_size)
+    embedding, _ = predictor.embed(images[0], Interrupt(), max_pixels=MAX_PIXELS)
+    click = clicks(embedding.original_size)[0]
     while (asked := connection.recv()) != "end":
         if asked == "time":
-            _, durations = predictor.embed(image, Interrupt(), max_pixels=MAX_PIXELS)
+            _, durations = predictor.embed(images[0], Interrupt(), max_pixels=MAX_PIXELS)
             times = [
-                predictor.decode(embedding, clicked[0], multimask_output=False)[1]
+                predictor.decode(embedding, click, multimask_output=False)[1]
                 for _ in range(DECODES_PER_ROUND)
             ]
             connection.send((durations.encoder_ms, times))
         elif asked == "memory":
             connection.send(peak_mib("self"))
         else:
-            masks = []
-            for prompt in clicked:
-                (candidate,), _ = predictor.decode(embedding, prompt, multimask_output=False)
-                mask = predictor.mask(embedding, candidate)
-                masks.append(mask_from_counts(mask.counts, mask.height, mask.width))
             tensor = embedding.tensors["image_embedding"].astype(np.float64)
-            connection.send((tensor, masks))
+            connection.send(
+                (tensor, [mask for image in images for mask in masks(predictor, image)])
+            )
+
+
+def masks(predictor: Predictor, image: bytes) -> Iterator[NDArray[np.bool_]]:
+    """Return the mask of each click of the grid."""
+    embedding, _ = predictor.embed(image, Interrupt(), max_pixels=MAX_PIXELS)
+    for prompt in clicks(embedding.original_size):
+        (candidate,), _ = predictor.decode(embedding, prompt, multimask_output=False)
+        mask = predictor.mask(embedding, candidate)
+        yield mask_from_counts(mask.counts, mask.height, mask.width)
 
 
 def clicks(original_size: tuple[int, int]) -> list[prompts.Prompt]:
@@ -217,13 +242,13 @@ def clicks(original_size: tuple[int, int]) -> list[prompts.Prompt]:
     ]
 
 
-def agreement(ours: object, theirs: object) -> tuple[float, float]:
-    """Return the cosine of the embeddings, and the least IoU of the masks."""
+def agreement(ours: object, theirs: object) -> tuple[float, list[float]]:
+    """Return the cosine of the embeddings, and the IoU of each mask."""
     assert isinstance(ours, tuple)
     assert isinstance(theirs, tuple)
     product = np.linalg.norm(ours[0]) * np.linalg.norm(theirs[0])
     cosine = float((ours[0] * theirs[0]).sum() / product)
-    return cosine, min(iou(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+    return cosine, [iou(a, b) for a, b in zip(ours[1], theirs[1], strict=True)]
 
 
 def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -21,6 +21,8 @@ from sam_gateway.gateway_client import basic_headers, configured_url, parse_gate
 
 # Waiting for an image is waiting for clicks to be answered.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
+# The line of a task with many images that all fail.
+_MAX_LINE_BYTES = MIB
 _BAR_WIDTH = 30
 # Without a terminal: a line every so many percent.
 _PERCENT_A_LINE = 5
@@ -81,7 +83,9 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 async def _warm(url: URL, headers: Mapping[str, str], project: int, tally: _Tally) -> None:
     try:
         async with (
-            aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as session,
+            aiohttp.ClientSession(
+                headers=headers, timeout=_TIMEOUT, read_bufsize=_MAX_LINE_BYTES
+            ) as session,
             session.post(route(url, "warm"), json={"project": project}) as response,
         ):
             if response.status != 200:
@@ -143,7 +147,7 @@ class _Display:
         self._shown = -1
 
     def show(self, tally: _Tally) -> None:
-        share = tally.done / tally.tasks if tally.tasks else 1.0
+        share = min(tally.done / tally.tasks, 1.0) if tally.tasks else 1.0
         text = f"{share:4.0%} {tally.done}/{tally.tasks} {self._left(share)}"
         text += f" {len(tally.failures)} failed" if tally.failures else ""
         if self._is_terminal:

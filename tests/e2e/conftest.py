@@ -206,7 +206,7 @@ def screenshot(pytestconfig: pytest.Config) -> Screenshot:
         if folder is not None:
             picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
             # With a palette it has a third of the size; this one keeps single red signs red.
-            palette = picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+            palette = picture.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE)
             palette.save(folder / f"{name}.png", optimize=True)
 
     return save

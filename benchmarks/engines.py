@@ -41,7 +41,7 @@ from sam_inference import prompts
 from sam_inference.config import model_dir_of
 from sam_inference.engines import EngineChoice, EngineError, choose_engine, open_engine
 from sam_inference.interrupt import Interrupt
-from sam_inference.models import ModelSpec, find_models
+from sam_inference.models import BUNDLED, ModelSpec, find_models
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.predictor import Predictor
 
@@ -81,7 +81,9 @@ def main() -> None:
                 arguments.architecture, Path(folder)
             )
             spec = import_checkpoint(checkpoint, Path(folder))
-        specs = {weights: compress(spec, weights, Path(folder)) for weights in COMPRESSIONS}
+        copies = Path(folder) / "compressed"
+        copies.mkdir()
+        specs = {weights: compress(spec, weights, copies) for weights in COMPRESSIONS}
         specs["float32"] = spec
         images = [path.read_bytes() for path in arguments.images]
         names = ", ".join(path.name for path in arguments.images)
@@ -286,7 +288,8 @@ def run_worker(
     flags = {
         "--listen": f"unix:{socket}",
         "--model": spec.name,
-        "--model-dir": str(spec.folder.parent),
+        # Bundled models are found by themselves, and must not be found twice.
+        "--model-dir": str(socket.parent if spec.folder.parent == BUNDLED else spec.folder.parent),
         "--engine": engine,
         "--precision": precision,
         "--threads": "2",

@@ -27,6 +27,7 @@ from sam_gateway.images import ImageSource
 from sam_gateway.metrics import Metrics
 from sam_gateway.newest import NewestClicks
 from sam_gateway.prompts import ObjectPrompt
+from sam_gateway.refinement import Logits, Refinement
 from sam_gateway.results import ObjectMask
 
 _T = TypeVar("_T")
@@ -76,6 +77,7 @@ class Segmenter:
         # Those that a click waits for.
         self._embeds = _Shared[sam_client.EmbeddedImage]()
         self._newest = NewestClicks()
+        self._refinement = Refinement()
 
     def forget_images(self) -> None:
         """Drop what is known about images, so that each is fetched again when next needed."""
@@ -228,21 +230,36 @@ class Segmenter:
         objects: Sequence[ObjectPrompt],
         multimask_output: bool,
     ) -> list[ObjectMask]:
-        prompts = [_pixels(item, embedded.width, embedded.height) for item in objects]
+        image_id = embedded.image_id
+        mask_inputs = [self._refinement.mask_input(image_id, item) for item in objects]
+        prompts = [
+            _pixels(item, embedded.width, embedded.height, mask_input)
+            for item, mask_input in zip(objects, mask_inputs, strict=True)
+        ]
 
-        async def decode() -> list[ObjectMask]:
+        async def decode() -> list[sam_client.SegmentedMask]:
             best: dict[int, sam_client.SegmentedMask] = {}
             masks = self._client.decode(
-                embedded.image_id, prompts, multimask_output=multimask_output
+                image_id,
+                prompts,
+                multimask_output=multimask_output,
+                # Of several objects, none can be refined.
+                return_low_res_logits=len(objects) == 1,
             )
             async with aclosing(masks):
                 async for mask in masks:  # best candidate first
                     best.setdefault(mask.prompt_index, mask)
             self._metrics.decodes.inc(len(objects))
-            return [_object_mask(item.prompt_id, best[i]) for i, item in enumerate(objects)]
+            return [best[i] for i in range(len(objects))]
 
         with _worker_errors():
-            return await _patiently(decode)
+            found = await _patiently(decode)
+        for item, mask_input, mask in zip(objects, mask_inputs, found, strict=True):
+            if mask.low_res_logits is not None:
+                self._refinement.remember(image_id, item, mask_input, mask.low_res_logits)
+        return [
+            _object_mask(item.prompt_id, mask) for item, mask in zip(objects, found, strict=True)
+        ]
 
     async def _embedded(self, source: ImageSource) -> sam_client.EmbeddedImage:
         if self._is_known(source):
@@ -319,7 +336,9 @@ class _Shared(Generic[_T]):
                 del self._flights[key]
 
 
-def _pixels(item: ObjectPrompt, width: int, height: int) -> sam_client.Prompt:
+def _pixels(
+    item: ObjectPrompt, width: int, height: int, mask_input: Logits | None = None
+) -> sam_client.Prompt:
     x, y = width / 100, height / 100
     box = item.box
     try:
@@ -327,6 +346,7 @@ def _pixels(item: ObjectPrompt, width: int, height: int) -> sam_client.Prompt:
             point_coords=[(point.x * x, point.y * y) for point in item.points],
             point_labels=[int(point.positive) for point in item.points],
             box=(box.x_min * x, box.y_min * y, box.x_max * x, box.y_max * y) if box else None,
+            mask_input=mask_input,
         )
     except ValueError as error:  # a box so thin that nothing of it is left
         raise InvalidRequestError(str(error), field="params.context.result") from None

@@ -43,7 +43,8 @@ def worker_masks(
     """Ask the worker itself what the prompts of one Label Studio request cut out.
 
     The key points of a request are one object, each of its rectangles is another. Of a single
-    click the best of the three candidates counts, as for an annotator.
+    click the best of the three candidates counts, as for an annotator, and each further one goes on
+    from the logits of the answer before.
     """
     content = image.read_bytes()
     embedded = worker.embed(content)
@@ -54,14 +55,28 @@ def worker_masks(
     if on_points:
         coords = [(value["x"] * x, value["y"] * y) for value in values]
         # Label Studio does not say it of clicks that it has saved and loaded.
-        objects = [Prompt(coords, [int(prompt.get("is_positive", True)) for prompt in prompts])]
-    else:
-        boxes = [
-            (v["x"] * x, v["y"] * y, (v["x"] + v["width"]) * x, (v["y"] + v["height"]) * y)
-            for v in values
-        ]
-        objects = [Prompt(box=box) for box in boxes]
-    single_click = len(prompts) == 1 and on_points
-    answers = list(worker.decode(embedded.image_id, objects, multimask_output=single_click))
-    best = {answer.prompt_index: answer for answer in reversed(answers)}  # the first of each
-    return [best[index].to_array() for index in range(len(objects))]
+        labels = [int(prompt.get("is_positive", True)) for prompt in prompts]
+        return [_clicked(worker, embedded.image_id, coords, labels)]
+    boxes = [
+        (v["x"] * x, v["y"] * y, (v["x"] + v["width"]) * x, (v["y"] + v["height"]) * y)
+        for v in values
+    ]
+    answers = worker.decode(embedded.image_id, [Prompt(box=box) for box in boxes])
+    masks = {answer.prompt_index: answer.to_array() for answer in answers}
+    return [masks[index] for index in range(len(boxes))]
+
+
+def _clicked(
+    worker: SamClient, image_id: str, coords: Sequence[tuple[float, float]], labels: Sequence[int]
+) -> Mask:
+    answer = None
+    for count in range(1, len(coords) + 1):
+        logits = answer.low_res_logits if answer else None
+        answer, *_ = worker.decode(  # the best first
+            image_id,
+            [Prompt(coords[:count], labels[:count], mask_input=logits)],
+            multimask_output=count == 1,
+            return_low_res_logits=True,
+        )
+    assert answer
+    return answer.to_array()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -86,7 +87,21 @@ class Worker(pb_grpc.SegmentAnythingServiceServicer):
                     mask=pb.Mask(
                         width=4, height=3, run_lengths=pb.RunLengths(counts=[rank, 5, 7 - rank])
                     ),
+                    low_res_logits=self.logits(rank) if request.return_low_res_logits else None,
                 )
+
+    def logits(self, rank):
+        """Tell which call they are from, and of which candidate."""
+        values = np.array([[[len(self.decodes), rank]] * 2], np.float32)
+        return pb.Tensor(shape=values.shape, type=pb.TENSOR_TYPE_FLOAT32, data=values.tobytes())
+
+    def mask_inputs(self):
+        """The logits that came with each call, as `logits` made them."""
+        return [
+            tuple(np.frombuffer(prompt.mask_input.data, np.float32)[:2].tolist())
+            for request in self.decodes
+            for prompt in request.prompts
+        ]
 
 
 @pytest.fixture
@@ -338,3 +353,54 @@ async def test_a_click_does_not_wait_for_the_background(client, worker):
     assert (await response.json())["results"][0]["result"]
     assert worker.priorities == [pb.PRIORITY_BACKGROUND, pb.PRIORITY_INTERACTIVE]
     worker.released.set()
+
+
+def dots(*places, image=IMAGE):
+    """Clicks on one object, each with its own id; of a place with three values it is negative."""
+    prompts = [
+        key_point(*place[:2], size=(4, 3), id=f"prompt{i}", is_positive=len(place) == 2)
+        for i, place in enumerate(places)
+    ]
+    return click(image, *prompts)
+
+
+A, B, NOT_C = (50, 50), (60, 60), (80, 80, "negative")
+
+
+@pytest.mark.parametrize(
+    ("clicks", "mask_inputs"),
+    [
+        # Each further click goes on from the answer before.
+        ([[A], [A, B], [A, B, NOT_C]], [(), (1, 0), (2, 0)]),
+        # The same prompts again are the same question.
+        ([[A], [A, B], [A, B]], [(), (1, 0), (1, 0)]),
+        # A click that was moved or taken back began another question.
+        ([[A], [B], [B, NOT_C]], [(), (), (2, 0)]),
+        ([[A, B], [A], [A, NOT_C]], [(), (), (2, 0)]),
+    ],
+)
+async def test_a_further_click_goes_on_from_the_answer_before(client, worker, clicks, mask_inputs):
+    for places in clicks:
+        response = await client.post("/predict", json=dots(*places))
+        assert (await response.json())["results"][0]["result"]
+
+    assert worker.mask_inputs() == mask_inputs
+
+
+async def test_what_a_click_goes_on_from_is_that_of_its_image_and_object(client, worker):
+    other_object = click(IMAGE, *(key_point(*at, size=(4, 3), id=f"x{at}") for at in (A, B)))
+
+    for body in (dots(A), other_object):
+        await client.post("/predict", json=body)
+
+    assert worker.mask_inputs() == [(), ()]
+
+
+async def test_answers_to_go_on_from_are_bounded(client, worker, monkeypatch):
+    monkeypatch.setattr("sam_gateway.refinement.MAX_ANSWERS", 1)
+    other = click(IMAGE, key_point(10, 10, size=(4, 3), id="other"))
+
+    for body in (dots(A), other, dots(A, B)):
+        await client.post("/predict", json=body)
+
+    assert worker.mask_inputs() == [(), (), ()]

@@ -320,6 +320,13 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> No
             mean.copy_(value)
 
 
+def run(folder: Path, steps: int, seed: int, processes: int) -> None:
+    """Train in processes of their own, with `folder` as `train` has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "processes").unlink(missing_ok=True)
+    spawn(train, (processes, folder, steps, seed), processes)  # type: ignore[no-untyped-call]
+
+
 def main() -> None:
     """Read the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -328,13 +335,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / "processes").unlink(missing_ok=True)
-    spawn(  # type: ignore[no-untyped-call]
-        train,
-        (arguments.processes, arguments.folder, arguments.steps, arguments.seed),
-        arguments.processes,
-    )
+    run(arguments.folder, arguments.steps, arguments.seed, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sam_gateway.errors import GatewayError
-from sam_gateway.images import image_value, locate
+from sam_gateway.images import image_value, item_indices, locate
 from sam_gateway.label_config import ImageTag, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.logs import event
@@ -21,19 +22,33 @@ MAX_WAITING_CHARACTERS = 2**28
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Image:
+    task: Task
+    tag: ImageTag
+    item_index: int | None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.task.project, self.task.id, self.tag.name, self.item_index
+
+    def value(self) -> tuple[str, str]:
+        """Return what the task's data holds, and its path; raises InvalidRequestError."""
+        return image_value(self.task, self.tag, self.item_index)
+
+
 class EmbedAhead:
     """Embeds images of tasks in the background: one at a time, the newest first.
 
-    Of a task, that is the first image of each image tag. What waits longest is given up where
-    too many wait.
+    Of a tag with several pages, the later ones come after the first images of all tags and tasks.
+    What waits longest is given up where too many wait.
     """
 
     def __init__(self, segmenter: Segmenter, label_studio: LabelStudio) -> None:
         """Begin with nothing; see `run`."""
         self._segmenter = segmenter
         self._label_studio = label_studio
-        # By project, task and tag: the task with the tag, and how long the value is.
-        self._waiting: OrderedDict[tuple[object, ...], tuple[Task, ImageTag, int]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[object, ...], _Image] = OrderedDict()
         self._added = asyncio.Event()
 
     def add(self, tasks: Sequence[Task], label_config: str) -> None:
@@ -46,16 +61,21 @@ class EmbedAhead:
         except GatewayError as error:
             _logger.info(event("embed_ahead_skipped", reason=error.reason, message=error))
             return
-        for task in reversed(tasks[:MAX_WAITING]):
-            for tag in reversed(tags):
-                key = (task.project, task.id, tag.name)
-                self._waiting.pop(key, None)
-                try:
-                    value, _ = image_value(task, tag, None)
-                except GatewayError as error:
-                    _skipped(task, error)
-                else:
-                    self._waiting[key] = (task, tag, len(value))
+        images = [
+            _Image(task, tag, index)
+            for task in tasks[:MAX_WAITING]
+            for tag in tags
+            for index in item_indices(task, tag)[:MAX_WAITING]
+        ]
+        images.sort(key=lambda image: image.item_index or 0)
+        for image in reversed(images[:MAX_WAITING]):
+            self._waiting.pop(image.key, None)
+            try:
+                image.value()
+            except GatewayError as error:
+                _skipped(image.task, error)
+            else:
+                self._waiting[image.key] = image
         while len(self._waiting) > MAX_WAITING or self._characters() > MAX_WAITING_CHARACTERS:
             self._waiting.popitem(last=False)
         if self._waiting:
@@ -66,26 +86,26 @@ class EmbedAhead:
         while True:
             await self._added.wait()
             if self._waiting:
-                _, (task, tag, _) = self._waiting.popitem()
-                await self._embed(task, tag)
+                _, image = self._waiting.popitem()
+                await self._embed(image)
             else:
                 self._added.clear()
 
-    async def _embed(self, task: Task, tag: ImageTag) -> None:
+    async def _embed(self, image: _Image) -> None:
         try:
-            value, field = image_value(task, tag, None)
+            value, field = image.value()
             # In a thread: of a data URI of many megabytes a digest is made.
             source = await asyncio.to_thread(
-                locate, value, task, field, await self._label_studio.find()
+                locate, value, image.task, field, await self._label_studio.find()
             )
             await self._segmenter.embed_ahead(source)
         except GatewayError as error:
-            _skipped(task, error)
+            _skipped(image.task, error)
         except Exception:  # the next one may do
-            _logger.exception(event("embed_ahead_failed", task=task.id))
+            _logger.exception(event("embed_ahead_failed", task=image.task.id))
 
     def _characters(self) -> int:
-        return sum(length for _, _, length in self._waiting.values())
+        return sum(len(image.value()[0]) for image in self._waiting.values())
 
 
 def _skipped(task: Task, error: GatewayError) -> None:

@@ -149,6 +149,22 @@ async def test_the_newest_task_comes_first_and_one_at_a_time(gateway, label_stud
     assert held.asked == [upload(number) for number in (0, 5, 6, 1, 2)]
 
 
+async def test_later_pages_come_after_the_first_images_of_all_tasks(gateway, label_studio):
+    held = Held(label_studio)
+    await gateway.post("/predict", json=opened(0))
+    await held.wait_for(upload(0))
+
+    body = opened(1, 2)
+    body["label_config"] = body["label_config"].replace('value="$image"', 'valueList="$image"')
+    body["tasks"][0]["data"]["image"] = [upload(number) for number in (1, 11, 12)]
+    body["tasks"][1]["data"]["image"] = [upload(number) for number in (2, 13)]
+    await gateway.post("/predict", json=body)
+    held.released.set()
+
+    await embedded(gateway, 6)
+    assert held.asked == [upload(number) for number in (0, 1, 2, 11, 13, 12)]
+
+
 async def test_what_waits_is_bounded(open_gateway, worker_target, label_studio, monkeypatch):
     monkeypatch.setattr("sam_gateway.ahead.MAX_WAITING", 2)
     client = await open_gateway(

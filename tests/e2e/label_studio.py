@@ -121,9 +121,11 @@ class LabelStudio:
             self.call("POST", "/api/jwt/settings", json=settings)
 
     def annotations(self, task_id: int) -> list[list[dict[str, Any]]]:
-        """Return the regions of each annotation of a task."""
-        annotations = self.call("GET", f"/api/tasks/{task_id}/annotations/")
-        return [annotation["result"] for annotation in annotations]
+        """Export a task and return the regions of each of its annotations."""
+        project = self.call("GET", f"/api/tasks/{task_id}/")["project"]
+        query = {"exportType": "JSON", "ids[]": task_id}
+        [task] = self.call("GET", f"/api/projects/{project}/export", params=query)
+        return [annotation["result"] for annotation in task["annotations"]]
 
     def wait_for_draft(self, task_id: int, prompt_id: str, timeout_s: float = 60) -> None:
         """Wait until the page has saved a prompt, which it does some seconds after it is made."""

@@ -74,7 +74,10 @@ def test_second_image_of_a_task_has_its_own_mask(
 
 
 def test_photo_of_a_local_files_storage(
-    new_project: NewProject, open_editor: OpenEditor, worker: SamClient
+    new_project: NewProject,
+    open_editor: OpenEditor,
+    label_studio: LabelStudio,
+    worker: SamClient,
 ) -> None:
     project = new_project()
     project.add_local_files(DOGS.parent)
@@ -82,7 +85,9 @@ def test_photo_of_a_local_files_storage(
     editor = open_editor(project, task_id)
 
     answer = editor.click("Dog", 47, 48)
+    editor.accept()
+    editor.submit()
 
-    [region] = answer.regions
+    [[stored]] = label_studio.annotations(editor.task_id)
     [expected] = worker_masks(worker, DOGS, answer.prompts)
-    assert iou(region_mask(region), expected) == 1.0
+    assert iou(region_mask(stored), expected) == 1.0

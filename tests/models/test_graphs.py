@@ -1,24 +1,15 @@
 """The graphs in the package are those that the script writes, and fit both engines."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
+from tools.graphs.__main__ import files_of
 
+from models_support import random_network, save_checkpoint
 from sam_inference.engines import choose_engine, open_engine
 from sam_inference.models.architectures import ARCHITECTURES, read_architecture
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.prompts import DecoderInputs
-
-ROOT = Path(__file__).parents[2]
-# `tools` is run from the repository and never installed.
-sys.path.insert(0, str(ROOT))
-
-from tools.graphs.__main__ import files_of  # noqa: E402 - needs the lines above
-
-from models_support import random_network, save_checkpoint  # noqa: E402 - needs the lines above
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,25 +1,20 @@
 """The bundled model files: their contract, and how well they cut out objects they never saw."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
-# `training` is run from the repository and never installed.
-sys.path.insert(0, str(ROOT))
-
-from training.quickstart.evaluate import (  # noqa: E402 - needs the lines above
+from training.quickstart.evaluate import (
     ROUNDS,
     Predictor,
     evaluate,
     photo_pairs,
     scene_pairs,
 )
-from training.quickstart.objects import FOLDER  # noqa: E402 - needs the lines above
+from training.quickstart.objects import FOLDER
 
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "inference" / "sam_inference" / "models" / "quickstart"
 MAX_BYTES = 8_000_000
 SCENES = 48

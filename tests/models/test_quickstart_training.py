@@ -1,21 +1,16 @@
 """Training goes on from the shipped files, and what it writes can be served."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from training.quickstart import train
+from training.quickstart.export import export, load_average
+from training.quickstart.restore import restore
 
 ROOT = Path(__file__).parents[2]
-# `training` is run from the repository and never installed.
-sys.path.insert(0, str(ROOT))
-
-from training.quickstart import train  # noqa: E402 - needs the lines above
-from training.quickstart.export import export, load_average  # noqa: E402 - as above
-from training.quickstart.restore import restore  # noqa: E402 - as above
-
 MODEL = ROOT / "inference" / "sam_inference" / "models" / "quickstart"
 STEPS = 2
 

@@ -324,6 +324,7 @@ def run(folder: Path, steps: int, seed: int, processes: int) -> None:
     """Train in processes of their own, with `folder` as `train` has it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "processes").unlink(missing_ok=True)
+    # PyTorch gives its spawn no types.
     spawn(train, (processes, folder, steps, seed), processes)  # type: ignore[no-untyped-call]
 
 

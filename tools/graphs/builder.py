@@ -45,7 +45,10 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def parameter(self, name: str, shape: Shape) -> str:
-        """Return the float32 parameter that a checkpoint has under `name`."""
+        """Return the float32 parameter that a checkpoint has under `name`.
+
+        It is in the weights file also if no node takes it.
+        """
         known = self.parameters.setdefault(name, shape)
         if known != shape:
             raise ValueError(f"{name} is used with the shapes {known} and {shape}")
@@ -100,12 +103,15 @@ class Graph:
     def model(self) -> tuple[onnx.ModelProto, dict[str, int]]:
         """Return the graph and the offset of each parameter in the weights file."""
         initializers = list(self._constants.values())
+        taken = {value for node in self._nodes for value in node.input}
         offsets = {}
         end = 0
         for name, shape in self.parameters.items():
             offsets[name] = -(-end // WEIGHTS_ALIGNMENT) * WEIGHTS_ALIGNMENT
             length = 4 * int(np.prod(shape))
             end = offsets[name] + length
+            if name not in taken:
+                continue
             tensor = TensorProto(
                 name=name,
                 dims=shape,

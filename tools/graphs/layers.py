@@ -16,13 +16,17 @@ _NECK_EPSILON = 1e-6
 
 
 def to_tokens(graph: Graph, image: str, channels: int) -> str:
-    """Turn a (1, channels, H, W) image into (H * W, channels) tokens."""
-    return graph.transpose(graph.reshape(image, (channels, -1)), (1, 0))
+    """Turn a (1, channels, H, W) image into (H * W, channels) tokens.
+
+    The transposition is of four dimensions, here and in `to_image`: engines whose convolutions
+    keep channels last leave it out.
+    """
+    return graph.reshape(graph.transpose(image, (0, 2, 3, 1)), (-1, channels))
 
 
 def to_image(graph: Graph, tokens: str, size: int, channels: int) -> str:
     """Turn (size * size, channels) tokens into a (1, channels, size, size) image."""
-    return graph.reshape(graph.transpose(tokens, (1, 0)), (1, channels, size, size))
+    return graph.transpose(graph.reshape(tokens, (1, size, size, channels)), (0, 3, 1, 2))
 
 
 def to_windows(graph: Graph, tokens: str, size: int, window: int, channels: int) -> str:

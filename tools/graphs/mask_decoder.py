@@ -1,9 +1,11 @@
 """SAM's prompt encoder and mask decoder as one graph, from prompts to low-res logits.
 
 Sources: the SAM paper (arXiv 2304.02643), appendix A, and the parameters of the published
-checkpoints, which MobileSAM shares. Image tokens keep their channels last from the beginning
-to the masks, so that every step is a matrix product or a norm and nothing is put in order
-twice; the results equal those of the reference.
+checkpoints, which MobileSAM shares. The results are those of the reference to float32's
+rounding, but the steps are ordered for speed. Image tokens keep their channels last from the
+beginning to the masks, so that every step is a matrix product or a norm and nothing is put in
+order twice. And the few prompt tokens are brought to the many image tokens, not the reverse:
+where the reference projects the image to attend, here the tokens go through those weights.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from onnx import TensorProto
 
 from .builder import Graph
 from .layers import EMBEDDING_CHANNELS as CHANNELS
-from .layers import GRID, INPUT_SIZE
+from .layers import GRID, INPUT_SIZE, to_tokens
 
 MASK_SIZE = 256
 _MASKS = 4
@@ -24,6 +26,7 @@ _HEADS = 8
 _LAYERS = 2
 _MLP_CHANNELS = 2048
 _INNER = CHANNELS // 2  # of the attention between prompt and image
+_HEAD = _INNER // _HEADS
 _MASK_CHANNELS = 16  # of the mask input, on its way down
 _UPSCALED = (CHANNELS // 4, CHANNELS // 8)
 _NORM_EPSILON = 1e-5
@@ -39,7 +42,7 @@ def mask_decoder(weights_file: str) -> Graph:
     mask_input = graph.input("mask_input", ("prompts", 1, MASK_SIZE, MASK_SIZE))
     has_mask_input = graph.input("has_mask_input", ("prompts",))
 
-    image = graph.transpose(graph.reshape(embedding, (1, CHANNELS, _TOKENS)), (0, 2, 1))
+    image = to_tokens(graph, embedding, CHANNELS)
     image = graph.op("Add", image, _dense_prompt(graph, mask_input, has_mask_input))
     points = _sparse_prompt(graph, coords, labels)
     output_tokens = [
@@ -163,32 +166,15 @@ def _transformer(graph: Graph, tokens: str, image: str) -> tuple[str, str]:
         layer = f"{name}.layers.{index}"
         # The first layer's self attention has nothing but positions to go by.
         query = tokens if index == 0 else graph.op("Add", tokens, points)
-        attending = (
-            _project(graph, query, f"{layer}.self_attn.q_proj", CHANNELS),
-            _project(graph, query, f"{layer}.self_attn.k_proj", CHANNELS),
-            _project(graph, tokens, f"{layer}.self_attn.v_proj", CHANNELS),
-        )
-        value = _attend(graph, *attending, f"{layer}.self_attn", CHANNELS)
+        value = _attend_to_tokens(graph, query, query, tokens, f"{layer}.self_attn")
         tokens = value if index == 0 else graph.op("Add", tokens, value)
         tokens = _norm(graph, tokens, f"{layer}.norm1")
 
-        to_image, to_token = (
-            f"{layer}.cross_attn_token_to_image",
-            f"{layer}.cross_attn_image_to_token",
-        )
-        image_key, image_value, image_query = _project_image(
-            graph,
-            image,
-            positions,
-            (
-                (f"{to_image}.k_proj", True),
-                (f"{to_image}.v_proj", False),
-                (f"{to_token}.q_proj", True),
-            ),
-        )
+        positioned = graph.op("Add", image, positions)
         query = graph.op("Add", tokens, points)
-        query = _project(graph, query, f"{to_image}.q_proj", _INNER)
-        value = _attend(graph, query, image_key, image_value, to_image, _INNER)
+        value = _attend_to_image(
+            graph, query, positioned, image, f"{layer}.cross_attn_token_to_image"
+        )
         tokens = _norm(graph, graph.op("Add", tokens, value), f"{layer}.norm2")
 
         value = _linear(graph, tokens, f"{layer}.mlp.lin1", (CHANNELS, _MLP_CHANNELS))
@@ -196,17 +182,15 @@ def _transformer(graph: Graph, tokens: str, image: str) -> tuple[str, str]:
         value = _linear(graph, value, f"{layer}.mlp.lin2", (_MLP_CHANNELS, CHANNELS))
         tokens = _norm(graph, graph.op("Add", tokens, value), f"{layer}.norm3")
 
-        key = _project(graph, graph.op("Add", tokens, points), f"{to_token}.k_proj", _INNER)
-        value = _project(graph, tokens, f"{to_token}.v_proj", _INNER)
-        value = _attend(graph, image_query, key, value, to_token, _INNER)
+        key = graph.op("Add", tokens, points)
+        value = _attend_from_image(
+            graph, positioned, key, tokens, f"{layer}.cross_attn_image_to_token"
+        )
         image = _norm(graph, graph.op("Add", image, value), f"{layer}.norm4")
 
-    final = f"{name}.final_attn_token_to_image"
-    image_key, image_value = _project_image(
-        graph, image, positions, ((f"{final}.k_proj", True), (f"{final}.v_proj", False))
-    )
-    query = _project(graph, graph.op("Add", tokens, points), f"{final}.q_proj", _INNER)
-    value = _attend(graph, query, image_key, image_value, final, _INNER)
+    positioned = graph.op("Add", image, positions)
+    query = graph.op("Add", tokens, points)
+    value = _attend_to_image(graph, query, positioned, image, f"{name}.final_attn_token_to_image")
     tokens = _norm(graph, graph.op("Add", tokens, value), f"{name}.norm_final_attn")
     return tokens, image
 
@@ -224,45 +208,84 @@ def _image_positions(graph: Graph) -> str:
 
 def _project(graph: Graph, value: str, name: str, inner: int) -> str:
     """A projection into attention heads: (prompts, heads, N, inner / heads)."""
-    return _to_heads(graph, _linear(graph, value, name, (CHANNELS, inner)), inner)
-
-
-def _to_heads(graph: Graph, value: str, inner: int) -> str:
+    value = _linear(graph, value, name, (CHANNELS, inner))
     value = graph.reshape(value, (0, 0, _HEADS, inner // _HEADS))
     return graph.transpose(value, (0, 2, 1, 3))
 
 
-def _project_image(
-    graph: Graph, image: str, positions: str, projections: tuple[tuple[str, bool], ...]
-) -> list[str]:
-    """Several projections of the image tokens in one product, those marked with positions.
-
-    (image + positions) @ W + b = image @ W + (positions @ W + b), whose last part engines work
-    out once, when they load the graph.
-    """
-    weights, biases = [], []
-    for name, positioned in projections:
-        weight = _transposed(graph, f"{name}.weight", (CHANNELS, _INNER))
-        bias = graph.parameter(f"{name}.bias", (_INNER,))
-        if positioned:
-            bias = graph.op("Add", graph.op("MatMul", positions, weight), bias)
-        else:
-            bias = graph.op("Expand", bias, graph.constant((_TOKENS, _INNER)))
-        weights.append(weight)
-        biases.append(bias)
-    value = graph.op("MatMul", image, graph.op("Concat", *weights, axis=1))
-    value = graph.op("Add", value, graph.op("Concat", *biases, axis=1))
-    pieces = graph.split(value, (_INNER,) * len(projections), axis=2)
-    return [_to_heads(graph, piece, _INNER) for piece in pieces]
-
-
-def _attend(graph: Graph, query: str, key: str, value: str, name: str, inner: int) -> str:
-    """Attention of heads, and its output projection: (prompts, N, CHANNELS)."""
+def _attend_to_tokens(graph: Graph, query: str, key: str, value: str, name: str) -> str:
+    """Attention of tokens to each other: (prompts, N, CHANNELS)."""
+    query = _project(graph, query, f"{name}.q_proj", CHANNELS)
+    key = _project(graph, key, f"{name}.k_proj", CHANNELS)
+    value = _project(graph, value, f"{name}.v_proj", CHANNELS)
     logits = graph.op("MatMul", query, graph.transpose(key, (0, 1, 3, 2)))
-    logits = graph.op("Mul", logits, graph.scalar((inner // _HEADS) ** -0.5))
+    logits = graph.op("Mul", logits, graph.scalar((CHANNELS // _HEADS) ** -0.5))
     value = graph.op("MatMul", graph.op("Softmax", logits, axis=-1), value)
-    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (0, 0, inner))
-    return _linear(graph, value, f"{name}.out_proj", (inner, CHANNELS))
+    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (0, 0, CHANNELS))
+    return _linear(graph, value, f"{name}.out_proj", (CHANNELS, CHANNELS))
+
+
+def _attend_to_image(graph: Graph, query: str, key: str, value: str, name: str) -> str:
+    """Attention of N tokens to the image: (prompts, N, CHANNELS).
+
+    A head's logits are (query Wq) (key Wk)' = ((query Wq) Wk') key', and its values
+    weights (value Wv) = (weights value) Wv: the image meets heads * N vectors instead of being
+    projected twice, which is less work for up to 16 tokens (10 points), and more for many. The
+    bias of the keys adds the same to all logits of a query, which leaves the weights as they are.
+    """
+    graph.parameter(f"{name}.k_proj.bias", (_INNER,))  # needed by the reference's own network
+    query = _project(graph, query, f"{name}.q_proj", _INNER)
+    logits = graph.op("MatMul", key, _to_channels(graph, query, f"{name}.k_proj"))
+    # Heads and tokens last: the softmax is along the image, whose rows need not be reordered.
+    weights = graph.transpose(graph.op("Softmax", logits, axis=1), (0, 2, 1))
+    value = graph.op("MatMul", weights, value)
+    value = graph.reshape(value, (0, _HEADS, -1, CHANNELS))
+    value = graph.op("MatMul", value, graph.transpose(_by_head(graph, f"{name}.v_proj"), (0, 2, 1)))
+    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (0, 0, _INNER))
+    value = graph.op("Add", value, graph.parameter(f"{name}.v_proj.bias", (_INNER,)))
+    return _linear(graph, value, f"{name}.out_proj", (_INNER, CHANNELS))
+
+
+def _attend_from_image(graph: Graph, query: str, key: str, value: str, name: str) -> str:
+    """Attention of the image to N tokens: (prompts, image tokens, CHANNELS).
+
+    As above: (query Wq + bq) (key Wk)' = query (Wq (key Wk)') + bq (key Wk)', and
+    (weights (value Wv)) Wo = weights ((value Wv) Wo), added up over the heads.
+    """
+    key = _project(graph, key, f"{name}.k_proj", _INNER)
+    logits = graph.op("MatMul", query, _to_channels(graph, key, f"{name}.q_proj"))
+    bias = graph.parameter(f"{name}.q_proj.bias", (_INNER,))
+    bias = graph.op("MatMul", key, graph.reshape(_scaled(graph, bias), (_HEADS, _HEAD, 1)))
+    logits = graph.op("Add", logits, graph.reshape(bias, (0, 1, -1)))
+    logits = graph.reshape(logits, (0, 0, _HEADS, -1))
+    weights = graph.reshape(graph.op("Softmax", logits, axis=-1), (0, _TOKENS, -1))
+    value = _project(graph, value, f"{name}.v_proj", _INNER)
+    output = graph.parameter(f"{name}.out_proj.weight", (CHANNELS, _INNER))
+    output = graph.transpose(graph.reshape(output, (CHANNELS, _HEADS, _HEAD)), (1, 2, 0))
+    value = graph.reshape(graph.op("MatMul", value, output), (0, -1, CHANNELS))
+    value = graph.op("MatMul", weights, value)
+    return graph.op("Add", value, graph.parameter(f"{name}.out_proj.bias", (CHANNELS,)))
+
+
+def _to_channels(graph: Graph, value: str, name: str) -> str:
+    """Heads of tokens through the weights that the reference projects the image by.
+
+    Returns:
+        (prompts, CHANNELS, heads * N), with the scale of the attention in it.
+    """
+    value = graph.op("MatMul", value, _scaled(graph, _by_head(graph, name)))
+    return graph.transpose(graph.reshape(value, (0, -1, CHANNELS)), (0, 2, 1))
+
+
+def _by_head(graph: Graph, name: str) -> str:
+    """The weights of a projection into heads: (heads, channels of a head, CHANNELS)."""
+    weight = graph.parameter(f"{name}.weight", (_INNER, CHANNELS))
+    return graph.reshape(weight, (_HEADS, _HEAD, CHANNELS))
+
+
+def _scaled(graph: Graph, parameter: str) -> str:
+    """A parameter times the scale of attention logits, which engines work out at load."""
+    return graph.op("Mul", parameter, graph.scalar(_HEAD**-0.5))
 
 
 def _split_tokens(graph: Graph, tokens: str) -> tuple[str, str]:

@@ -54,12 +54,12 @@ def tiny_vit(weights_file: str) -> Graph:
     for block in range(2):
         image = _mobile_block(graph, image, f"image_encoder.layers.0.blocks.{block}")
     for stage in _STAGES:
-        image = _downsample(graph, image, stage)
+        tokens = to_tokens(graph, _downsample(graph, image, stage), stage.channels)
         for block in range(stage.depth):
-            image = _transformer_block(
-                graph, image, f"image_encoder.layers.{stage.index}.blocks.{block}", stage
-            )
-    add_neck(graph, to_tokens(graph, image, _CHANNELS[-1]), _CHANNELS[-1])
+            name = f"image_encoder.layers.{stage.index}.blocks.{block}"
+            tokens = _transformer_block(graph, tokens, name, stage)
+        image = to_image(graph, tokens, stage.size, stage.channels)
+    add_neck(graph, tokens, _CHANNELS[-1])
     return graph
 
 
@@ -117,12 +117,10 @@ def _downsample(graph: Graph, image: str, stage: _Stage) -> str:
     return _conv_norm(graph, value, f"{name}.conv3", (outputs, outputs), kernel=1)
 
 
-def _transformer_block(graph: Graph, image: str, name: str, stage: _Stage) -> str:
+def _transformer_block(graph: Graph, tokens: str, name: str, stage: _Stage) -> str:
     """Window attention, a depthwise convolution in place, and an MLP."""
     channels = stage.channels
-    tokens = to_tokens(graph, image, channels)
-    attended = _window_attention(graph, tokens, f"{name}.attn", stage)
-    tokens = graph.op("Add", tokens, attended)
+    tokens = graph.op("Add", tokens, _window_attention(graph, tokens, f"{name}.attn", stage))
     image = to_image(graph, tokens, stage.size, channels)
     image = _conv_norm(
         graph, image, f"{name}.local_conv", (channels, channels), kernel=3, depthwise=True
@@ -132,7 +130,7 @@ def _transformer_block(graph: Graph, image: str, name: str, stage: _Stage) -> st
     value = graph.gemm(value, f"{name}.mlp.fc1", (channels, _MLP_RATIO * channels))
     value = graph.op("Gelu", value)
     value = graph.gemm(value, f"{name}.mlp.fc2", (_MLP_RATIO * channels, channels))
-    return to_image(graph, graph.op("Add", tokens, value), stage.size, channels)
+    return graph.op("Add", tokens, value)
 
 
 def _window_attention(graph: Graph, tokens: str, name: str, stage: _Stage) -> str:
@@ -145,10 +143,10 @@ def _window_attention(graph: Graph, tokens: str, name: str, stage: _Stage) -> st
     head, area = channels // heads, window * window
     value = to_windows(graph, tokens, size, window, channels)
     value = graph.layer_norm(value, f"{name}.norm", channels, _LAYER_NORM_EPSILON)
-    value = graph.gemm(value, f"{name}.qkv", (channels, 3 * channels))
-    # (windows, area, heads, query | key | value)
-    value = graph.reshape(value, (-1, area, heads, 3 * head))
-    query, key, value = graph.split(value, (head, head, head), axis=3)
+    query, key, value = (
+        graph.reshape(projected, (-1, area, heads, head))
+        for projected in _project(graph, value, f"{name}.qkv", stage)
+    )
     query = graph.op("Mul", query, graph.scalar(head**-0.5))
     query = graph.transpose(query, (0, 2, 1, 3))
     key = graph.transpose(key, (0, 2, 3, 1))
@@ -158,8 +156,31 @@ def _window_attention(graph: Graph, tokens: str, name: str, stage: _Stage) -> st
     logits = graph.op("Add", graph.op("MatMul", query, key), bias)
     value = graph.op("MatMul", graph.op("Softmax", logits, axis=-1), value)
     value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (-1, channels))
-    value = graph.gemm(value, f"{name}.proj", (channels, channels))
-    return from_windows(graph, value, size, window, channels)
+    value = from_windows(graph, value, size, window, channels)
+    return graph.gemm(value, f"{name}.proj", (channels, channels))
+
+
+def _project(graph: Graph, tokens: str, name: str, stage: _Stage) -> list[str]:
+    """Queries, keys and values of (N, channels) tokens, (N, channels) each.
+
+    The checkpoint has one layer for them, whose outputs are sorted by head. Its parameters are
+    taken apart, which engines do once, when they load the graph, and not its outputs.
+    """
+    channels, shape = stage.channels, (stage.heads, 3, stage.channels // stage.heads)
+    weight = graph.parameter(f"{name}.weight", (3 * channels, channels))
+    bias = graph.parameter(f"{name}.bias", (3 * channels,))
+    weights = graph.split(graph.reshape(weight, (*shape, channels)), (1, 1, 1), axis=1)
+    biases = graph.split(graph.reshape(bias, shape), (1, 1, 1), axis=1)
+    return [
+        graph.op(
+            "Gemm",
+            tokens,
+            graph.reshape(weight, (channels, channels)),
+            graph.reshape(bias, (channels,)),
+            transB=1,
+        )
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
 
 
 def _bias_indices(window: int) -> NDArray[np.int32]:

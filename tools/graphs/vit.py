@@ -72,6 +72,7 @@ def _block(graph: Graph, tokens: str, sizes: Vit, block: int) -> str:
         value = to_windows(graph, value, GRID, _WINDOW, channels)
         value = _attention(graph, value, f"{name}.attn", sizes, _WINDOW)
         value = from_windows(graph, value, GRID, _WINDOW, channels)
+    value = graph.gemm(value, f"{name}.attn.proj", (channels, channels))
     tokens = graph.op("Add", tokens, value)
     value = graph.layer_norm(tokens, f"{name}.norm2", channels, _EPSILON)
     value = graph.gemm(value, f"{name}.mlp.lin1", (channels, _MLP_RATIO * channels))
@@ -81,7 +82,10 @@ def _block(graph: Graph, tokens: str, sizes: Vit, block: int) -> str:
 
 
 def _attention(graph: Graph, tokens: str, name: str, sizes: Vit, side: int) -> str:
-    """Attention within squares of `side` by `side` tokens, which lie one after the other."""
+    """Attention within squares of `side` by `side` tokens, which lie one after the other.
+
+    The output projection is left to the caller, who drops the padding of windows first.
+    """
     channels, heads, area = sizes.channels, sizes.heads, side * side
     head = channels // heads
     value = graph.gemm(tokens, f"{name}.qkv", (channels, 3 * channels))
@@ -103,8 +107,7 @@ def _attention(graph: Graph, tokens: str, name: str, sizes: Vit, side: int) -> s
         value = graph.op("Concat", *values, axis=1)
     else:
         value = _attend(graph, (query, key, value), name, heads, head, side)
-    value = graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (-1, channels))
-    return graph.gemm(value, f"{name}.proj", (channels, channels))
+    return graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (-1, channels))
 
 
 def _attend(

@@ -9,6 +9,8 @@ HOST ?= 127.0.0.1
 PORT ?= 9090
 VENV := .venv
 BIN := $(VENV)/bin
+# Which cases `make parity` runs, as pytest's -k takes it: all.
+PARITY ?=
 PROTO := proto/segment_anything/v1/segment_anything.proto
 C_SOURCES := $(wildcard inference/sam_core/*.c inference/sam_core/*.h)
 PYTHON_SOURCES := clients/python/sam_client gateway inference tests benchmarks training
@@ -51,7 +53,7 @@ test: $(VENV)/.dev ## Set up and run the test suite with coverage
 
 .PHONY: parity
 parity: $(VENV)/.dev ## Compare SAM ViT-B, L and H with the official package (half an hour, 12 GB)
-	$(BIN)/pytest -m large tests/models
+	$(BIN)/pytest -m large -k '$(PARITY)' tests/models
 
 # Its packages need an older NumPy than ours.
 .cache/triton/.installed:

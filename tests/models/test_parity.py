@@ -142,8 +142,9 @@ def test_mobile_sam_on_pytorch_equals_its_predictor(mobile_sam):
     check_parity(mobile_sam, "pytorch", "portrait")
 
 
-def test_vit_b_equals_the_official_predictor(tmp_path):
-    check_parity(Model("sam_vit_b", tmp_path), "openvino", "portrait")
+@pytest.mark.parametrize("engine", ["openvino", "pytorch"])
+def test_vit_b_equals_the_official_predictor(large_models, engine):
+    check_parity(large_models("sam_vit_b"), engine, "portrait")
 
 
 @pytest.mark.large

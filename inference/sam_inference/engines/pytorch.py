@@ -9,6 +9,7 @@ import torch
 from segment_anything.utils.onnx import SamOnnxModel
 
 from sam_inference.engines import Array, EngineChoice, EngineError
+from sam_inference.engines.attention import fuse_attention
 from sam_inference.engines.official import load_network
 from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
@@ -19,7 +20,8 @@ def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     """Return (device, precision) for a model. See `engines`.
 
     Raises:
-        EngineError: the model was not imported from a checkpoint.
+        EngineError: the model was not imported from a checkpoint, or bfloat16 is asked for on
+            a CPU without units for it, where it is many times slower than float32.
     """
     if spec.architecture is None:
         raise EngineError(
@@ -33,6 +35,8 @@ def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     if precision == "auto":
         fast = device == "CUDA" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if fast else "float32"
+    if precision == "bfloat16" and device == "CPU" and not torch.cpu._is_avx512_bf16_supported():
+        raise EngineError("PyTorch has no bfloat16 here: this CPU lacks the units")
     return device, precision
 
 
@@ -51,6 +55,7 @@ class PyTorchEngine:
         self._device = torch.device(device.lower())
         self._autocast = precision == "bfloat16"
         network = load_network(spec.architecture, spec.folder).to(self._device)
+        fuse_attention(network.image_encoder)
         self._encoder = network.image_encoder
         self._decoder = network.mask_decoder
         self._positions = network.prompt_encoder.get_dense_pe()

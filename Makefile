@@ -52,7 +52,7 @@ test: $(VENV)/.dev ## Set up and run the test suite with coverage
 	$(BIN)/coverage report
 
 .PHONY: parity
-parity: $(VENV)/.dev ## Compare SAM ViT-B, L and H with the official package (half an hour, 12 GB)
+parity: $(VENV)/.dev ## Compare SAM ViT-B, L and H with the official package (an hour, 12 GB; PARITY chooses)
 	$(BIN)/pytest -m large -k '$(PARITY)' tests/models
 
 # Its packages need an older NumPy than ours.

@@ -58,7 +58,8 @@ def tiny_vit(weights_file: str) -> Graph:
         for block in range(stage.depth):
             name = f"image_encoder.layers.{stage.index}.blocks.{block}"
             tokens = _transformer_block(graph, tokens, name, stage)
-        image = to_image(graph, tokens, stage.size, stage.channels)
+        if stage is not _STAGES[-1]:
+            image = to_image(graph, tokens, stage.size, stage.channels)
     add_neck(graph, tokens, _CHANNELS[-1])
     return graph
 

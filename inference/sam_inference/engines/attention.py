@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 class FusedAttention(nn.Module):
     """What an official `Attention` computes, without keeping its logits and their softmax.
 
-    The positions' part of the logits is a mask that is added to them, as in section "image
-    encoder" of the SAM paper (arXiv 2304.02643, appendix A).
+    What the rows and columns between two tokens add to their logit (arXiv 2112.01526, section
+    4.1) is the mask that the operation adds.
     """
 
     def __init__(self, official: Attention) -> None:

@@ -79,7 +79,7 @@ def parse_config(
         "SAM_PRECISION",
         "auto",
         _one_of(PRECISIONS),
-        f"arithmetic of the networks: auto, {', '.join(PRECISIONS)}",
+        f"arithmetic of the image encoder: auto, {', '.join(PRECISIONS)}",
     )
     add("--threads", "SAM_THREADS", str(cores or 1), _positive, "CPU threads a network may use")
     add("--model-memory-mib", "MODEL_MEMORY_MIB", "4096", _positive, "weights of loaded models")

@@ -3,11 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 from tools.graphs.__main__ import files_of
 
 from models_support import random_network, save_checkpoint
-from sam_inference.engines import EngineError, choose_engine, open_engine
+from sam_inference.engines import choose_engine, open_engine
 from sam_inference.models.architectures import ARCHITECTURES, read_architecture
 from sam_inference.models.importing import import_checkpoint
 from sam_inference.prompts import DecoderInputs
@@ -87,14 +86,3 @@ def test_any_number_of_points_is_taken(spec, count):
         answers.append(opened.decode(image, inputs)[0])
     np.testing.assert_allclose(answers[0], answers[2], atol=1e-5)
     np.testing.assert_allclose(answers[1], answers[2], atol=1e-5)
-
-
-def test_pytorch_refuses_bfloat16_on_a_cpu_without_units(spec, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-    with pytest.raises(EngineError, match="lacks the units"):
-        choose_engine("pytorch", "bfloat16", spec)
-
-    assert choose_engine("pytorch", "auto", spec).precision == "float32"

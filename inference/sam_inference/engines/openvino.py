@@ -25,16 +25,18 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     """Return (device, precision) for a model. See `engines`.
 
-    Its own default would be bfloat16 on CPUs that have the units.
+    SAM's encoders run in bfloat16 by default where the CPU has the units: it leaves masks nearly
+    as they are (docs/models.md). Models of another make run in float32, for nobody measured them.
 
     Raises:
         EngineError: bfloat16 is asked for, and this CPU has no units for it.
     """
-    if precision == "bfloat16":
-        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if "BF16" not in capabilities:
-            raise EngineError("OpenVINO has no bfloat16 here: this CPU lacks the units")
-    return "CPU", "float32" if precision == "auto" else precision
+    has_units = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "auto":
+        precision = "bfloat16" if has_units and spec.architecture else "float32"
+    if precision == "bfloat16" and not has_units:
+        raise EngineError("OpenVINO has no bfloat16 here: this CPU lacks the units")
+    return "CPU", precision
 
 
 def open_model(spec: ModelSpec, choice: EngineChoice, *, threads: int) -> OpenVinoEngine:
@@ -49,7 +51,7 @@ class OpenVinoEngine:
         """Read and compile both graphs. See `open_engine`."""
         core = ov.Core()
         self._encoder = _compile(core, spec.encoder, precision, threads)
-        self._decoder = _compile(core, spec.decoder, precision, threads)
+        self._decoder = _compile(core, spec.decoder, "float32", threads)
         # An inference request holds its own buffers and serves one thread at a time.
         self._local = threading.local()
 

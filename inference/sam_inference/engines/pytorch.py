@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 
 import torch
 from segment_anything.utils.onnx import SamOnnxModel
@@ -66,7 +65,7 @@ class PyTorchEngine:
     def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
         """See `Engine.encode`. It runs to the end."""
         del interrupt
-        with self._precision():
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             embedding = self._encoder(self._tensor(image))
         return {"image_embedding": _array(embedding)}
 
@@ -74,25 +73,21 @@ class PyTorchEngine:
     def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:
         """See `Engine.decode`."""
         has_mask_input = self._tensor(inputs.has_mask_input).reshape(-1, 1, 1, 1)
-        with self._precision():
-            sparse = self._prompts._embed_points(
-                self._tensor(inputs.point_coords), self._tensor(inputs.point_labels)
-            )
-            dense = self._prompts._embed_masks(self._tensor(inputs.mask_input), has_mask_input)
-            low_res_logits, predicted_iou = self._decoder.predict_masks(
-                image_embeddings=self._tensor(embedding["image_embedding"]),
-                image_pe=self._positions,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-            )
+        sparse = self._prompts._embed_points(
+            self._tensor(inputs.point_coords), self._tensor(inputs.point_labels)
+        )
+        dense = self._prompts._embed_masks(self._tensor(inputs.mask_input), has_mask_input)
+        low_res_logits, predicted_iou = self._decoder.predict_masks(
+            image_embeddings=self._tensor(embedding["image_embedding"]),
+            image_pe=self._positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+        )
         return _array(low_res_logits), _array(predicted_iou)
 
     def _tensor(self, array: Array) -> torch.Tensor:
         # Copied on the CPU too: PyTorch warns of arrays that it may not write to.
         return torch.tensor(array, device=self._device)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
 
 def _array(tensor: torch.Tensor) -> Array:

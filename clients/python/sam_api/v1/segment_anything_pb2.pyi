@@ -724,7 +724,7 @@ class Model(google.protobuf.message.Message):
     device: builtins.str
     """Where it runs, for example `CPU`."""
     precision: builtins.str
-    """Arithmetic of the networks, for example `float32`."""
+    """Arithmetic of the image encoder, for example `float32`; decoders use float32."""
     input_size: builtins.int
     """Side of the square model frame in pixels."""
     mask_size: builtins.int

@@ -776,7 +776,7 @@ export type Model = Message<"segment_anything.v1.Model"> & {
   device: string;
 
   /**
-   * Arithmetic of the networks, for example `float32`.
+   * Arithmetic of the image encoder, for example `float32`; decoders use float32.
    *
    * @generated from field: string precision = 6;
    */

@@ -15,6 +15,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # RFC 6052: the last 32 bits are an IPv4 address, reached through a translator.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What the C library takes as an IPv4 address in an odd spelling, such as 127.1, 0177.0.0.1 or
+# 0x7f000001: the last label is a number, which no top-level domain is (URL standard, "ends in a
+# number").
+_ENDS_IN_A_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.*$", re.IGNORECASE)
 
 
 def origin(url: URL) -> tuple[str, str, int | None]:
@@ -42,17 +46,24 @@ class AddressPolicy:
         self.label_studio: frozenset[tuple[str, int | None]] = frozenset()
 
     def check_url(self, url: URL) -> None:
-        """Refuse a URL whose host is written as a forbidden address.
+        """Refuse a URL whose host is written as a forbidden address, or as one in an odd spelling.
 
-        Names are checked when they are resolved, see CheckedResolver.
+        Names are checked when they are resolved, see CheckedResolver. What looks like an address
+        to the HTTP client is never resolved, hence nothing may pass as a name here that does.
 
         Raises ImageRefusedError.
         """
+        host = url.raw_host or ""
         try:
-            address = ipaddress.ip_address((url.raw_host or "").strip("[]"))
+            address = ipaddress.ip_address(host)
         except ValueError:
+            if ":" in host or _ENDS_IN_A_NUMBER.search(host):
+                raise ImageRefusedError(
+                    f"{host} is not an address: expected a host name, four numbers such as "
+                    "192.0.2.1, or an IPv6 address in brackets"
+                ) from None
             return
-        self.check(url.raw_host or "", url.port or 0, address)
+        self.check(host, url.port or 0, address)
 
     def check(self, host: str, port: int, address: Address) -> None:
         """Refuse an address of a host that is neither public nor allowed.

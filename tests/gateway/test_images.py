@@ -514,7 +514,6 @@ async def test_each_redirect_is_checked(open_fetcher, elsewhere, location, messa
         "[64:ff9b::7f00:1]",
         "[2002:7f00:1::]",
         "localhost",
-        "0x7f.1",
     ],
 )
 async def test_a_private_address_is_refused(open_fetcher, host):
@@ -524,10 +523,32 @@ async def test_a_private_address_is_refused(open_fetcher, host):
     assert caught.value.field == FIELD
 
 
-@pytest.mark.parametrize("host", ["2130706433", "127.1"])
-async def test_an_address_in_an_odd_spelling_is_refused(open_fetcher, host):
-    with pytest.raises(ImageRefusedError, match="is not an address"):
-        await open_fetcher().fetch(f"http://{host}:9/a.jpg")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433",
+        "127.1",
+        "0177.0.0.1",
+        "0",
+        "0x7f.1",
+        "0X7F000001",
+        "127.0.0.0x1",
+        "127.0.0.1.",
+        "127.0.0.1..",
+        "1.2.3.4.5",
+    ],
+)
+def test_an_address_in_an_odd_spelling_is_refused(host):
+    policy = AddressPolicy(AllowedHosts(names=frozenset({host})))
+
+    with pytest.raises(ImageRefusedError, match="is not an address: expected a host name"):
+        policy.check_url(URL(f"http://{host}:9/a.jpg"))
+
+
+@pytest.mark.parametrize("host", ["[::1%25lo]", "[fe80::1%25eth0]", "[::ffff:127.0.0.1%25x]"])
+def test_a_zone_does_not_open_a_private_address(host):
+    with pytest.raises(ImageRefusedError, match="ALLOWED_IMAGE_HOSTS"):
+        AddressPolicy(NOBODY).check_url(URL(f"http://{host}:9/a.jpg"))
 
 
 async def test_a_name_that_resolves_to_a_private_address_is_refused(open_fetcher, elsewhere):
@@ -558,6 +579,11 @@ def test_public_addresses_are_let_through():
 
     for host in ("93.184.215.14", "[2606:2800:21f:cb07:6820:80da:af6b:8b2c]", "example.org"):
         policy.check_url(URL(f"http://{host}/"))
+
+
+@pytest.mark.parametrize("host", ["1.example.org", "0x7f.example", "xn--p1ai", "a1", "localhost."])
+def test_names_are_left_to_the_resolver(host):
+    AddressPolicy(NOBODY).check_url(URL(f"http://{host}/"))
 
 
 async def test_the_resolver_checks_what_is_connected_to():

@@ -1,6 +1,7 @@
 """The gateway's use of the worker: images become embeddings once, prompts become masks."""
 
 import asyncio
+import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -110,7 +111,7 @@ class Segmenter:
             self._metrics.superseded.inc()
         return masks or []
 
-    async def embed_ahead(self, source: ImageSource) -> None:
+    async def embed_ahead(self, source: ImageSource) -> sam_client.EmbeddedImage:
         """Embed an image that nobody has clicked on yet, unless that was done already.
 
         The worker does it while it has no clicks to answer. A click on this image shares what
@@ -118,13 +119,12 @@ class Segmenter:
 
         Raises GatewayError, as `segment` does.
         """
-        if self._is_known(source):
-            return
+        if known := self._lookup(source):
+            return known
         async with self._image(source) as image:
-            if source.identity in self._embeds or self._is_known(source):
-                await self._embedded(source)
-            else:
-                await self._embed(source, image, background=True)
+            if source.identity in self._embeds or self._lookup(source):
+                return await self._embedded(source)
+            return await self._embed(source, image, background=True)
 
     async def embedding_bytes(self) -> int:
         """Return what the worker holds of each image; raises GatewayError, as `segment` does."""
@@ -133,26 +133,24 @@ class Segmenter:
         sizes = {model.name: model.embedding_bytes for model in info.models}
         return sizes.get(self._model or info.default_model, 0)
 
-    async def warm(self, source: ImageSource) -> bool:
-        """Have the worker hold an image, as `embed_ahead`; return whether it did not before."""
-        if await self.holds(source):
-            return False
-        self._known.pop(source.identity, None)
-        await self.embed_ahead(source)
-        return not (await self._embedded(source)).cached
+    async def warm(self, source: ImageSource) -> sam_client.EmbeddedImage:
+        """Have the worker hold an image, as `embed_ahead`; `cached` is whether it did before."""
+        known = self._lookup(source)
+        if known and await self.holds(known):
+            return dataclasses.replace(known, cached=True)
+        if known:
+            self._forget(source, known)
+        return await self.embed_ahead(source)
 
-    async def holds(self, source: ImageSource) -> bool:
-        """Whether the worker holds an image that it was given lately.
+    async def holds(self, image: sam_client.EmbeddedImage) -> bool:
+        """Whether the worker still holds an image.
 
         It is asked for a mask, which has it hold the image for longer.
         """
-        if not self._is_known(source):
-            return False
-        embedded = self._known[source.identity].embedded
-        middle = sam_client.Prompt([(embedded.width / 2, embedded.height / 2)], [1])
+        middle = sam_client.Prompt([(image.width / 2, image.height / 2)], [1])
         try:
             with _worker_errors():
-                masks = self._client.decode(embedded.image_id, [middle], background=True)
+                masks = self._client.decode(image.image_id, [middle], background=True)
                 async with aclosing(masks):
                     async for _ in masks:
                         return True
@@ -167,21 +165,24 @@ class Segmenter:
 
         Raises GatewayError, as `segment` does, but does not wait for a worker that is not there.
         """
-        await self.embed_ahead(source)
-        embedded = await self._embedded(source)
-        with _worker_errors():
-            # Embeds it once more if the worker has dropped it.
-            masks = self._client.decode(
-                embedded.image_id,
-                [_pixels(item, embedded.width, embedded.height) for item in objects],
-                model=embedded.model,
-                multimask_output=multimask_output,
-                background=True,
-                load_image=lambda: self._fetcher.fetch(source),
-            )
-            async with aclosing(masks):
-                async for mask in masks:
-                    yield mask
+        for is_last_attempt in (False, True):
+            embedded = await self.embed_ahead(source)
+            try:
+                with _worker_errors():
+                    masks = self._client.decode(
+                        embedded.image_id,
+                        [_pixels(item, embedded.width, embedded.height) for item in objects],
+                        multimask_output=multimask_output,
+                        background=True,
+                    )
+                    async with aclosing(masks):
+                        async for mask in masks:
+                            yield mask
+                break
+            except sam_client.EmbeddingNotFoundError as error:  # comes before the first mask
+                self._forget(source, embedded)
+                if is_last_attempt:
+                    raise _not_kept(error) from error
         self._metrics.decodes.inc(len(objects))
 
     async def _segment(
@@ -213,16 +214,12 @@ class Segmenter:
         try:
             return await self._decode_on(embedded, objects, multimask_output)
         except sam_client.EmbeddingNotFoundError:  # evicted, or the worker is a new one
-            known = self._known.get(source.identity)
-            if known and known.embedded is embedded:
-                del self._known[source.identity]
+            self._forget(source, embedded)
         embedded = await self._embedded(source)
         try:
             return await self._decode_on(embedded, objects, multimask_output)
         except sam_client.EmbeddingNotFoundError as error:
-            raise WorkerError(
-                f"the worker does not keep the embedding from one call to the next: {error}"
-            ) from error
+            raise _not_kept(error) from error
 
     async def _decode_on(
         self,
@@ -262,17 +259,23 @@ class Segmenter:
         ]
 
     async def _embedded(self, source: ImageSource) -> sam_client.EmbeddedImage:
-        if self._is_known(source):
+        if known := self._lookup(source):
             self._known.move_to_end(source.identity)
-            return self._known[source.identity].embedded
+            return known
         async with self._embeds.use(
             source.identity, lambda: self._fetch_and_embed(source)
         ) as found:
             return found
 
-    def _is_known(self, source: ImageSource) -> bool:
+    def _lookup(self, source: ImageSource) -> sam_client.EmbeddedImage | None:
+        """Return what was embedded lately, whether the worker still holds it or not."""
         known = self._known.get(source.identity)
-        return known is not None and time.monotonic() < known.until
+        return known.embedded if known and time.monotonic() < known.until else None
+
+    def _forget(self, source: ImageSource, embedded: sam_client.EmbeddedImage) -> None:
+        """Drop what the worker has dropped, unless it was embedded anew meanwhile."""
+        if self._lookup(source) is embedded:
+            del self._known[source.identity]
 
     def _image(self, source: ImageSource) -> AbstractAsyncContextManager[bytes]:
         return self._images.use(source.identity, lambda: self._fetch(source))
@@ -354,6 +357,10 @@ def _pixels(
 
 def _object_mask(prompt_id: str, mask: sam_client.SegmentedMask) -> ObjectMask:
     return ObjectMask(prompt_id, mask.counts, mask.width, mask.height, mask.predicted_iou)
+
+
+def _not_kept(error: sam_client.EmbeddingNotFoundError) -> WorkerError:
+    return WorkerError(f"the worker does not keep the embedding from one call to the next: {error}")
 
 
 async def _patiently(call: Callable[[], Awaitable[_T]]) -> _T:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
+from sam_client import EmbeddedImage
 from sam_gateway.errors import GatewayError
 from sam_gateway.images import ImageSource, image_value, item_indices, locate
 from sam_gateway.label_config import ImageTag, parse_label_config
@@ -67,26 +68,26 @@ class Warming:
             int(project["task_number"]),
             await self._segmenter.embedding_bytes(),
         )
-        sources: list[ImageSource] = []
+        images: list[EmbeddedImage] = []
         probed = done = 0
-        async for warmed in self._each(project_id, tags, sources):
+        async for warmed in self._each(project_id, tags, images):
             yield warmed
             done += 1
-            if done % _PROBE_EVERY == 0 and probed < len(sources):
+            if done % _PROBE_EVERY == 0 and probed < len(images):
                 # The longest untouched; to look at it is to touch it, hence another each time.
-                if not await self._segmenter.holds(sources[probed]):
+                if not await self._segmenter.holds(images[probed]):
                     break
                 probed += 1
-        if probed < len(sources) and not await self._segmenter.holds(sources[probed]):
-            yield CacheFull(len(sources))
+        if probed < len(images) and not await self._segmenter.holds(images[probed]):
+            yield CacheFull(len(images))
 
     async def _each(
-        self, project_id: int, tags: list[ImageTag], sources: list[ImageSource]
+        self, project_id: int, tags: list[ImageTag], images: list[EmbeddedImage]
     ) -> AsyncIterator[WarmedTask]:
         running: set[asyncio.Task[WarmedTask]] = set()
         try:
             async for entry in self._api.tasks(project_id):
-                running.add(asyncio.create_task(self._task(entry, tags, sources)))
+                running.add(asyncio.create_task(self._task(entry, tags, images)))
                 if len(running) >= _AT_ONCE:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -99,7 +100,7 @@ class Warming:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _task(
-        self, entry: object, tags: list[ImageTag], sources: list[ImageSource]
+        self, entry: object, tags: list[ImageTag], images: list[EmbeddedImage]
     ) -> WarmedTask:
         warmed = WarmedTask("?")
         try:
@@ -111,12 +112,10 @@ class Warming:
         for tag in tags:
             for index in item_indices(task, tag):
                 try:
-                    source = await self._source(task, tag, index)
-                    if await self._segmenter.warm(source):
-                        warmed.embedded += 1
-                    else:
-                        warmed.held += 1
-                    sources.append(source)
+                    image = await self._segmenter.warm(await self._source(task, tag, index))
+                    warmed.held += image.cached
+                    warmed.embedded += not image.cached
+                    images.append(image)
                 except GatewayError as error:
                     warmed.failures.append(_told(error))
         return warmed

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from gateway_support import click, key_point, recorded
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
+from sam_gateway.config import BatchOptions
 
 IMAGE = "data:image/jpeg;base64," + base64.b64encode(b"some image").decode()
 A_CLICK = click(IMAGE, key_point(50, 50, size=(4, 3)))
@@ -55,6 +56,7 @@ class Worker(pb_grpc.SegmentAnythingServiceServicer):
         self.embed_failures = []
         self.decode_failures = []
         self.embeds = 0
+        self.models = []
         self.priorities = []
         self.asked, self.released = asyncio.Event(), asyncio.Event()
         self.released.set()
@@ -63,6 +65,7 @@ class Worker(pb_grpc.SegmentAnythingServiceServicer):
 
     async def Embed(self, request, context):  # noqa: N802 - as the contract has it
         self.embeds += 1
+        self.models.append(request.model)
         self.priorities.append(request.priority)
         if request.priority == pb.PRIORITY_BACKGROUND:
             self.asked.set()
@@ -353,6 +356,47 @@ async def test_a_click_does_not_wait_for_the_background(client, worker):
     assert (await response.json())["results"][0]["result"]
     assert worker.priorities == [pb.PRIORITY_BACKGROUND, pb.PRIORITY_INTERACTIVE]
     worker.released.set()
+
+
+@pytest.fixture
+async def predict_box(open_gateway, worker):
+    """Ask for the mask of a rectangle that is on a task already."""
+    client = await open_gateway(worker=worker.target, batch=BatchOptions(mode="boxes"))
+    drawn = key_point(
+        0,
+        0,
+        size=(4, 3),
+        type="rectanglelabels",
+        value={"x": 0, "y": 0, "width": 50, "height": 100, "rectanglelabels": ["Cat"]},
+    )
+    body = opened(A_CLICK)
+    body["tasks"] = [{**body["tasks"][0], "annotations": [{"id": 1, "result": [drawn]}]}]
+
+    async def predict_box():
+        return (await (await client.post("/predict", json=body)).json())["results"][0]
+
+    return predict_box
+
+
+async def test_an_image_that_the_worker_lost_is_embedded_anew_for_a_batch(predict_box, worker):
+    """With the model of the settings: a worker that was started anew may have another default."""
+    assert await predict_box()
+    worker.decode_failures = [not_found("EMBEDDING_NOT_FOUND")]
+
+    worker.models.clear()
+
+    assert (await predict_box())["result"]
+
+    assert set(worker.models) == {""}
+
+
+async def test_a_worker_that_keeps_no_embedding_fails_a_batch(predict_box, worker, caplog):
+    worker.decode_failures = [not_found("EMBEDDING_NOT_FOUND")] * 2
+
+    assert await predict_box() == []
+
+    assert "reason=worker_failed" in caplog.text
+    assert "does not keep the embedding" in caplog.text
 
 
 def dots(*places, image=IMAGE):

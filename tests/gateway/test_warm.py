@@ -137,6 +137,22 @@ async def test_a_cache_that_is_too_small_is_told(
     assert await embeds(client) == 4
 
 
+async def test_images_that_the_gateway_has_forgotten_are_still_the_workers(
+    run, gateway, monkeypatch
+):
+    """As after an hour, or when tasks are deleted meanwhile: that is no sign of a full cache."""
+    monkeypatch.setattr("sam_gateway.segmenter._KNOWN_FOR_S", -1)
+    monkeypatch.setattr("sam_gateway.warming._PROBE_EVERY", 2)
+
+    status, out, _ = await run()
+
+    assert (status, out) == (
+        0,
+        "5 of 5 tasks: 5 images embedded, 0 were there already, 0 failed\n",
+    )
+    assert await embeds(gateway) == 5
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

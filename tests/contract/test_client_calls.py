@@ -234,9 +234,28 @@ async def test_what_is_no_usable_image_is_refused(client, name):
     assert refusal.value.field == "image"
 
 
-async def test_message_over_the_limit_is_refused(client):
-    with pytest.raises(InvalidRequestError, match="larger than max"):
-        await client.embed(bytes(65 * 1024 * 1024))
+async def test_message_over_a_limit_is_refused_with_the_setting_to_raise(
+    client_type, worker_target
+):
+    image = bytes(65 * 1024 * 1024)
+    for max_message_bytes, setting in (
+        (64 * 1024 * 1024, "max_message_bytes of the client"),
+        (66 * 1024 * 1024, "MAX_MESSAGE_MIB of the worker"),
+    ):
+        async with client_type(worker_target, max_message_bytes=max_message_bytes) as client:
+            with pytest.raises(InvalidRequestError, match=f"larger than max.*: raise {setting}$"):
+                await client.embed(image)
+
+
+async def test_both_limits_can_be_raised(client_type, start_worker):
+    worker = start_worker("--max-message-mib", "66")
+    try:
+        async with client_type(worker.target, max_message_bytes=66 * 1024 * 1024) as client:
+            with pytest.raises(InvalidRequestError) as refusal:
+                await client.embed(bytes(65 * 1024 * 1024))
+            assert refusal.value.field == "image", "it arrived, and is no image"
+    finally:
+        worker.stop()
 
 
 async def test_call_that_takes_too_long_ends(client_type, worker_target):

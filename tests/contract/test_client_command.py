@@ -117,6 +117,18 @@ def test_failure_exits_with_1_and_one_line(
     assert reason in line
 
 
+def test_photo_over_the_largest_message_is_refused_with_the_setting_to_raise(
+    worker_target, tmp_path, capsys
+):
+    photo = tmp_path / "photo.tiff"
+    with photo.open("wb") as file:
+        file.truncate(65 * 1024 * 1024)
+
+    assert main(["segment", str(photo), "--point", "1,1", "--server", worker_target]) == 1
+
+    assert capsys.readouterr().err.endswith(": raise MAX_MESSAGE_MIB of the worker\n")
+
+
 def test_command_runs_without_any_server_named(tmp_path):
     overlay = tmp_path / "overlay.png"
     run = subprocess.run(

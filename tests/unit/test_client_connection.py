@@ -294,6 +294,13 @@ async def test_call_without_an_answer_ends_at_its_deadline(service, target, kind
 
 
 @both
+@pytest.mark.parametrize("size", [0, 2**31])
+async def test_message_size_that_grpc_cannot_count_is_refused(kind, size):
+    with pytest.raises(ValueError, match=f"^max_message_bytes: expected 1 to .*, got {size}$"):
+        kind("localhost:1", max_message_bytes=size)
+
+
+@both
 async def test_nobody_at_the_target(kind, tmp_path):
     with pytest.raises(WorkerUnavailableError):
         await embed(kind, f"unix:{tmp_path}/nobody.sock")

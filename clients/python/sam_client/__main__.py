@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 import sam_core
+from sam_client.channel import LARGEST_MESSAGE_BYTES
 from sam_client.errors import SamError, WorkerUnavailableError
 from sam_client.overlay import draw_overlay, upright_rgb
 from sam_client.private_worker import is_installed, private_worker
@@ -35,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
     try:
-        with _target(options.server) as target, SamClient(target, timeout_s=_TIMEOUT_S) as client:
+        # How large a photo may be is for the worker to say.
+        with (
+            _target(options.server) as target,
+            SamClient(
+                target, timeout_s=_TIMEOUT_S, max_message_bytes=LARGEST_MESSAGE_BYTES
+            ) as client,
+        ):
             _COMMANDS[options.command](client, options)
     except WorkerUnavailableError as error:
         return _failed(f"{error}; `sam-worker` starts a worker")

@@ -13,7 +13,7 @@ import grpc.aio
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
 from sam_client import messages
-from sam_client.channel import CHANNEL_OPTIONS
+from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
 from sam_client.errors import EmbeddingNotFoundError, from_rpc_error
 from sam_client.values import EmbeddedImage, Prompt, SegmentedMask, ServerInfo
 
@@ -25,14 +25,24 @@ class AsyncSamClient:
     and carries any number of calls at the same time. Every method raises SamError.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = 60.0,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ) -> None:
         """Name the worker.
 
         Args:
             target: `host:port` or `unix:/path/to/socket`.
             timeout_s: the longest that one call to the worker may take, its retries included.
+            max_message_bytes: the largest message to send or receive; an image takes its size and
+                a little more. The worker has a limit of its own, MAX_MESSAGE_MIB.
         """
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(
+            target, options=channel_options(max_message_bytes)
+        )
         self._stub = SegmentAnythingServiceStub(self._channel)
         self._timeout_s = timeout_s
 

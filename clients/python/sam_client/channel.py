@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Neither gRPC nor Protocol Buffers count further.
+LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 # Every rpc of the service is safe to retry. A stream is retried only until its first message.
 # Three more attempts within about two seconds outlast a worker's restart behind a balancer.
@@ -23,18 +25,29 @@ _SERVICE_CONFIG = {
     ]
 }
 
-CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # A request is retried only if it fits this buffer; the default holds no photo.
-    ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # A connection that died silently is noticed while a call waits on it.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # A worker that comes back is found within a second or two, not after a minute.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Workers are neighbours; the proxy of the environment is for the internet.
-    ("grpc.enable_http_proxy", 0),
-)
+
+def channel_options(max_message_bytes: int) -> tuple[tuple[str, int | str], ...]:
+    """Return gRPC's options of a channel that carries messages up to a size, in both directions.
+
+    Raises:
+        ValueError: `max_message_bytes` is not from 1 to LARGEST_MESSAGE_BYTES.
+    """
+    if not 1 <= max_message_bytes <= LARGEST_MESSAGE_BYTES:
+        raise ValueError(
+            f"max_message_bytes: expected 1 to {LARGEST_MESSAGE_BYTES}, got {max_message_bytes}"
+        )
+    return (
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # A request is retried only if it fits this buffer; the default holds no photo.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        # A connection that died silently is noticed while a call waits on it.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # A worker that comes back is found within a second or two, not after a minute.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # Workers are neighbours; the proxy of the environment is for the internet.
+        ("grpc.enable_http_proxy", 0),
+    )

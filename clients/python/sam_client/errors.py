@@ -93,13 +93,22 @@ def from_rpc_error(error: grpc.RpcError) -> SamError:
         retry_info = _find(details, error_details_pb2.RetryInfo)
         if retry_info:
             return WorkerBusyError(retry_info.retry_delay.ToTimedelta().total_seconds(), message)
-        # Without advice on when to retry it is not load: a message is larger than a side reads.
-        return InvalidRequestError("", message, code)
+        # Without advice on when to retry it is not load: a message is larger than a side takes.
+        return InvalidRequestError("", message + _limit_to_raise(message), code)
     if code is grpc.StatusCode.UNAVAILABLE:
         return WorkerUnavailableError(message, code)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(message, code)
     return SamError(f"{code.name}: {message}", code)
+
+
+def _limit_to_raise(message: str) -> str:
+    """Say which setting lets a message through, if gRPC said that it is too large, and for whom."""
+    if "larger than" not in message:
+        return ""
+    if message.startswith("CLIENT"):
+        return ": raise max_message_bytes of the client"
+    return ": raise MAX_MESSAGE_MIB of the worker"
 
 
 def _status_details(error: grpc.Call | grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -3,7 +3,7 @@ import type { ChannelOptions } from "@grpc/grpc-js";
 
 import { SegmentAnythingService } from "./gen/segment_anything/v1/segment_anything_pb.js";
 
-const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+export const DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 
 // Every rpc is safe to retry; a stream is retried only until its first message.
 const SERVICE_CONFIG = {
@@ -21,15 +21,18 @@ const SERVICE_CONFIG = {
   ],
 };
 
-export const CHANNEL_OPTIONS: ChannelOptions = {
-  "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
-  "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
-  // A request is retried only if it fits this buffer; the default holds no photo.
-  "grpc.per_rpc_retry_buffer_size": MAX_MESSAGE_BYTES,
+/** gRPC's options of a channel that carries messages up to a size, in both directions. */
+export const channelOptions = (maxMessageBytes: number): ChannelOptions => ({
+  "grpc.max_send_message_length": maxMessageBytes,
+  "grpc.max_receive_message_length": maxMessageBytes,
+  // A request is retried only if it fits these buffers, its own and that of all calls together;
+  // the defaults hold no photo.
+  "grpc.per_rpc_retry_buffer_size": maxMessageBytes,
+  "grpc.retry_buffer_size": Number.MAX_SAFE_INTEGER,
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
   // A connection that died silently is noticed while a call waits on it.
   "grpc.keepalive_time_ms": 30_000,
   "grpc.keepalive_timeout_ms": 10_000,
   // Workers are neighbours; the proxy of the environment is for the internet.
   "grpc.enable_http_proxy": 0,
-};
+});

@@ -3,7 +3,7 @@ import type { DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/
 import { create } from "@bufbuild/protobuf";
 import { type CallOptions, Client, credentials, Metadata } from "@grpc/grpc-js";
 
-import { CHANNEL_OPTIONS } from "./channel.js";
+import { channelOptions, DEFAULT_MAX_MESSAGE_BYTES } from "./channel.js";
 import { EmbeddingNotFoundError, fromCallError } from "./errors.js";
 import {
   type DecodeRequest,
@@ -23,6 +23,11 @@ export type Prompt = MessageInitShape<typeof PromptSchema>;
 export interface ClientOptions {
   /** The longest that one call to the worker may take, its retries included. 60 000 if not set. */
   timeoutMs?: number;
+  /**
+   * The largest message to send or receive; an image takes its size and a little more. 64 MiB if
+   * not set. The worker has a limit of its own, MAX_MESSAGE_MIB.
+   */
+  maxMessageBytes?: number;
 }
 
 export interface CallControl {
@@ -62,8 +67,12 @@ export class SegmentAnythingClient {
   readonly #timeoutMs: number;
 
   /** @param target `host:port` or `unix:/path/to/socket` */
-  constructor(target: string, { timeoutMs = 60_000 }: ClientOptions = {}) {
-    this.#client = new Client(target, credentials.createInsecure(), CHANNEL_OPTIONS);
+  constructor(
+    target: string,
+    { timeoutMs = 60_000, maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES }: ClientOptions = {},
+  ) {
+    const options = channelOptions(maxMessageBytes);
+    this.#client = new Client(target, credentials.createInsecure(), options);
     this.#timeoutMs = timeoutMs;
   }
 

@@ -92,9 +92,9 @@ export function fromCallError(error: unknown): unknown {
     }
     case status.RESOURCE_EXHAUSTED: {
       const delay = find(details, RetryInfoSchema)?.retryDelay;
-      // Without advice on when to retry it is not load: a message is larger than a side reads.
+      // Without advice on when to retry it is not load: a message is larger than a side takes.
       return delay === undefined
-        ? new InvalidRequestError("", code, message, options)
+        ? new InvalidRequestError("", code, message + limitToRaise(message), options)
         : new WorkerBusyError(durationMs(delay), message, options);
     }
     case status.UNAVAILABLE:
@@ -103,6 +103,14 @@ export function fromCallError(error: unknown): unknown {
       return new DeadlineExceededError(code, message, options);
   }
   return new SamError(code, `${status[code]}: ${message}`, options);
+}
+
+/** Say which setting lets a message through, if gRPC said that it is too large, and for whom. */
+function limitToRaise(message: string): string {
+  if (!message.includes("larger than")) return "";
+  return message.startsWith("SERVER")
+    ? ": raise MAX_MESSAGE_MIB of the worker"
+    : ": raise maxMessageBytes of the client";
 }
 
 function isServiceError(error: unknown): error is ServiceError {

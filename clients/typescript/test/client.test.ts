@@ -3,13 +3,24 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
-import { Client, credentials, status } from "@grpc/grpc-js";
+import { create } from "@bufbuild/protobuf";
+import {
+  Client,
+  credentials,
+  type sendUnaryData,
+  Server,
+  ServerCredentials,
+  type ServerUnaryCall,
+  status,
+} from "@grpc/grpc-js";
 import * as health from "grpc-health-check";
 
+import type { EmbedRequest } from "../src/gen/segment_anything/v1/segment_anything_pb.js";
 import {
   DeadlineExceededError,
   type DecodeResponse,
   EmbeddingNotFoundError,
+  type EmbedResponse,
   InvalidRequestError,
   MaskEncoding,
   ModelNotFoundError,
@@ -22,6 +33,7 @@ import {
   toBitmap,
   WorkerUnavailableError,
 } from "../src/index.js";
+import { methodDefinition } from "../src/method.js";
 
 const target = process.env["SAM_SERVER"];
 if (target === undefined) throw new Error("SAM_SERVER must name a running worker");
@@ -267,12 +279,54 @@ test("what is no image is refused by the field's name", async () => {
   }
 });
 
-test("a message over the limit is refused before it is sent", async () => {
-  await assert.rejects(client.embed(new Uint8Array(65 * 1024 * 1024)), (error) => {
-    assert.ok(error instanceof InvalidRequestError, String(error));
-    assert.equal(error.code, status.RESOURCE_EXHAUSTED);
-    return true;
-  });
+test("a message over a limit is refused with the setting to raise", async () => {
+  const image = new Uint8Array(65 * 1024 * 1024);
+  const patient = new SegmentAnythingClient(target, { maxMessageBytes: 66 * 1024 * 1024 });
+  try {
+    for (const [refusing, setting] of [
+      [client, "maxMessageBytes of the client"],
+      [patient, "MAX_MESSAGE_MIB of the worker"],
+    ] as const) {
+      await assert.rejects(refusing.embed(image), (error) => {
+        assert.ok(error instanceof InvalidRequestError, String(error));
+        assert.equal(error.code, status.RESOURCE_EXHAUSTED);
+        assert.ok(error.message.endsWith(`: raise ${setting}`), error.message);
+        return true;
+      });
+    }
+  } finally {
+    patient.close();
+  }
+});
+
+test("a photo of any size is sent again to a worker that was not there", async () => {
+  const embed = methodDefinition(SegmentAnythingService.method.embed);
+  const sizes: number[] = [];
+  const server = new Server({ "grpc.max_receive_message_length": -1 });
+  server.addService(
+    { embed },
+    {
+      embed(call: ServerUnaryCall<EmbedRequest, EmbedResponse>, answer: sendUnaryData<EmbedResponse>) {
+        sizes.push(call.request.image.length);
+        if (sizes.length < 3) answer({ code: status.UNAVAILABLE });
+        else answer(null, create(SegmentAnythingService.method.embed.output));
+      },
+    },
+  );
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
+      error ? reject(error) : resolve(bound),
+    ),
+  );
+  const retrying = new SegmentAnythingClient(`127.0.0.1:${port}`);
+  try {
+    const size = 20 * 1024 * 1024; // over what grpc-js keeps for all retries by default
+    await retrying.embed(new Uint8Array(size));
+    assert.deepEqual(sizes, [size, size, size]);
+  } finally {
+    retrying.close();
+    server.forceShutdown();
+  }
 });
 
 test("a deadline ends a call", async () => {

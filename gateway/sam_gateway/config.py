@@ -10,11 +10,15 @@ from pathlib import Path
 
 from yarl import URL
 
+from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, LARGEST_MESSAGE_BYTES
 from sam_gateway.automatic import AutomaticOptions
 from sam_gateway.shapes import SHAPES, ShapeOptions
 from sam_gateway.tokens import is_token
 
 MIB = 2**20
+
+# What a message to the worker has besides an image, at most.
+MESSAGE_OVERHEAD_BYTES = 4096
 
 BATCH_MODES = ("off", "boxes", "automatic")
 # Four times as many clicks as SAM's own generator makes.
@@ -65,8 +69,7 @@ class Config:
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
     allowed_image_hosts: AllowedHosts = AllowedHosts()
     local_files_root: Path | None = None
-    # An image goes to the worker in one message of at most 64 MiB.
-    max_image_bytes: int = 64 * MIB - 4096
+    max_image_bytes: int = DEFAULT_MAX_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES
     # With each click Label Studio sends all masks of the task again.
     max_body_bytes: int = 256 * MIB
     image_timeout_s: float = 30.0
@@ -80,6 +83,11 @@ class Config:
     def model_version(self) -> str:
         """What predictions are marked with in Label Studio."""
         return "-".join(filter(None, ["samserve", version("samserve"), self.model]))
+
+    @property
+    def max_message_bytes(self) -> int:
+        """How large a message to the worker may be: an image goes in one."""
+        return max(DEFAULT_MAX_MESSAGE_BYTES, self.max_image_bytes + MESSAGE_OVERHEAD_BYTES)
 
 
 def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -106,7 +114,12 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         basic_auth=(user, password) if user else None,
         allowed_image_hosts=_allowed_hosts(env.get("ALLOWED_IMAGE_HOSTS", "")),
         local_files_root=_folder("LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", env),
-        max_image_bytes=_whole("MAX_IMAGE_BYTES", env, default.max_image_bytes),
+        max_image_bytes=_whole(
+            "MAX_IMAGE_BYTES",
+            env,
+            default.max_image_bytes,
+            maximum=LARGEST_MESSAGE_BYTES - MESSAGE_OVERHEAD_BYTES,
+        ),
         max_body_bytes=_whole("MAX_BODY_BYTES", env, default.max_body_bytes),
         image_timeout_s=_seconds("IMAGE_TIMEOUT_S", env, default.image_timeout_s),
         predict_timeout_s=_seconds("PREDICT_TIMEOUT_S", env, default.predict_timeout_s),
@@ -143,15 +156,15 @@ def parse_batch_options(settings: Mapping[str, str], default: BatchOptions) -> B
     if mode not in BATCH_MODES:
         raise ConfigError(f"BATCH: expected one of {', '.join(BATCH_MODES)}, got {mode!r}")
     usual = default.automatic
-    points = _whole("AUTOMATIC_POINTS_PER_SIDE", settings, usual.points_per_side)
-    if points > MAX_POINTS_PER_SIDE:
-        raise ConfigError(
-            f"AUTOMATIC_POINTS_PER_SIDE: expected at most {MAX_POINTS_PER_SIDE}, got {points}"
-        )
     return BatchOptions(
         mode=mode,
         automatic=AutomaticOptions(
-            points_per_side=points,
+            points_per_side=_whole(
+                "AUTOMATIC_POINTS_PER_SIDE",
+                settings,
+                usual.points_per_side,
+                maximum=MAX_POINTS_PER_SIDE,
+            ),
             min_predicted_iou=_share("AUTOMATIC_MIN_IOU", settings, usual.min_predicted_iou),
             min_stability_score=_share(
                 "AUTOMATIC_MIN_STABILITY", settings, usual.min_stability_score
@@ -195,10 +208,18 @@ def _sam_choice(env: Mapping[str, str]) -> str:
     return _SAM_CHOICES.get(choice, "")
 
 
-def _whole(name: str, env: Mapping[str, str], default: int, minimum: int = 1) -> int:
+def _whole(
+    name: str,
+    env: Mapping[str, str],
+    default: int,
+    minimum: int = 1,
+    maximum: int = 10**15 - 1,
+) -> int:
     text = env.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < minimum:
         raise ConfigError(f"{name}: expected a whole number from {minimum}, got {text!r}")
+    if int(text) > maximum:
+        raise ConfigError(f"{name}: expected at most {maximum}, got {text}")
     return int(text)
 
 

@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 from yarl import URL
 
+from sam_api.v1 import segment_anything_pb2 as pb
 from sam_gateway.automatic import AutomaticOptions
 from sam_gateway.config import BatchOptions, Config, ConfigError, parse_config
 from sam_gateway.shapes import ShapeOptions
@@ -134,6 +135,16 @@ def test_what_is_predicted_for_whole_tasks_is_set():
     )
 
 
+@pytest.mark.parametrize("max_image_bytes", [1, 64 * 2**20, 100 * 2**20, 2**31 - 2**12 - 1])
+def test_a_message_to_the_worker_holds_the_largest_image(max_image_bytes):
+    config = parse_config([], {"MAX_IMAGE_BYTES": str(max_image_bytes)})
+
+    embed = pb.EmbedRequest(model="m" * 100, priority=pb.PRIORITY_BACKGROUND)
+    fields_bytes = embed.ByteSize() + 10  # tag and length of the image
+    assert max_image_bytes + fields_bytes <= config.max_message_bytes < 2**31
+    assert config.max_message_bytes >= 64 * 2**20, "answers need no less than before"
+
+
 def test_secrets_are_not_shown():
     config = parse_config(
         [],
@@ -159,6 +170,7 @@ def test_secrets_are_not_shown():
         ("BASIC_AUTH_USER", "user"),
         ("BASIC_AUTH_PASS", "hunter2"),
         ("MAX_IMAGE_BYTES", "64M"),
+        ("MAX_IMAGE_BYTES", str(2**31)),
         ("MAX_BODY_BYTES", "0"),
         ("IMAGE_TIMEOUT_S", "0"),
         ("PREDICT_TIMEOUT_S", "nan"),

@@ -27,6 +27,20 @@ class Interrupt:
             if self._stop:
                 self._stop()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the work is to end."""
+        return self._is_set
+
+    def check(self) -> None:
+        """Go on only if the work is not to end.
+
+        Raises:
+            InterruptedWorkError: it was set.
+        """
+        if self._is_set:
+            raise InterruptedWorkError
+
     @contextmanager
     def ends(self, stop: Callable[[], object]) -> Iterator[None]:
         """Have `set` call `stop`, which makes the block raise an error of its own.

@@ -57,7 +57,7 @@ class DecodedMask(Generic[M]):
         prompt_index: which prompt.
         mask_index: which of its candidates, as the model numbers them.
         predicted_iou: the model's estimate of the mask's quality.
-        low_res_logits: float32 (mask_size, mask_size), in the model frame.
+        low_res_logits: float32 (mask_size, mask_size), in the model frame; None unless asked for.
         mask: the mask at the original size.
         written: the mask as the caller's writer wrote it.
         queue_ms: time waited for the decoder.
@@ -68,7 +68,7 @@ class DecodedMask(Generic[M]):
     prompt_index: int
     mask_index: int
     predicted_iou: float
-    low_res_logits: NDArray[np.float32]
+    low_res_logits: NDArray[np.float32] | None
     mask: Mask
     written: M
     queue_ms: float
@@ -89,6 +89,8 @@ class Pipeline:
         # upscaled beside the next prompt's decoder.
         self._encode_lane = Lane("encode", threads=1, max_requests=config.max_requests)
         self._decode_lane = Lane("decode", threads=config.threads, max_requests=config.max_requests)
+        # So few prompts of the background are in the lane that one who waits is next.
+        self._background_prompts = asyncio.Semaphore(config.threads)
 
     def close(self) -> None:
         """Drop queued work and wait for running work."""
@@ -122,18 +124,20 @@ class Pipeline:
         async def encode() -> ImageEmbedding:
             nonlocal queue_ms, durations
             predictor = await self._registry.predictor(spec)
-            with self._encode_lane.admit(background=background):
-                asked = time.perf_counter()
-                (embedding, durations), _ = await self._precedence.run(
-                    image_id,
-                    lambda interrupt: self._encode_lane.run(
-                        predictor.embed, image, interrupt, max_pixels=self._max_pixels
-                    ),
-                )
-                queue_ms = (time.perf_counter() - asked) * 1e3 - durations.total_ms
+            asked = time.perf_counter()
+            (embedding, durations), _ = await self._precedence.run(
+                image_id,
+                lambda interrupt: self._encode_lane.run(
+                    predictor.embed, image, interrupt, max_pixels=self._max_pixels
+                ),
+            )
+            queue_ms = (time.perf_counter() - asked) * 1e3 - durations.total_ms
             return embedding
 
-        with nullcontext() if background else self._precedence.interactive(image_id):
+        with (
+            self._encode_lane.admit(background=background),
+            nullcontext() if background else self._precedence.interactive(image_id),
+        ):
             embedding, cached = await self._store.get_or_create(image_id, encode)
         return EmbeddedImage(image_id, embedding, cached, queue_ms, durations)
 
@@ -144,55 +148,64 @@ class Pipeline:
         *,
         multimask_output: bool,
         write: Callable[[Mask], M],
+        keep_logits: bool = False,
         background: bool = False,
     ) -> AsyncGenerator[DecodedMask[M], None]:
         """Decode checked prompts and yield each mask as soon as it exists.
 
         The prompts are spread over the lane's threads and come in any order; the candidates
         of one prompt follow each other, best predicted IoU first. `write` runs in the lane,
-        too. In the background, no prompt is begun while another request waits.
+        too. In the background, no prompt is begun while another request waits. Nobody is held
+        up by a caller who takes the masks slowly: they are kept until then, and their low-res
+        logits if `keep_logits`.
 
         Raises:
             OverloadedError: too many requests wait.
         """
-        predictor = await self._registry.predictor(self._registry.spec(embedding.model))
         waiting = deque(enumerate(prompts))
         masks: asyncio.Queue[DecodedMask[M] | None] = asyncio.Queue()
         finishing = asyncio.Lock()
 
-        async def decode_waiting() -> None:
-            while waiting:
-                if background:
-                    await self._precedence.turn(_BACKGROUND)
-                    if not waiting:
-                        break
-                index, prompt = waiting.popleft()
-                (candidates, decoder_ms), queue_ms = await self._decode_lane.run(
-                    predictor.decode, embedding, prompt, multimask_output=multimask_output
-                )
-                # One prompt's masks follow each other; other prompts' decoders run meanwhile.
-                async with finishing:
-                    for candidate in candidates:
-                        (mask, written, postprocess_ms), _ = await self._decode_lane.run(
-                            _finish, predictor, embedding, candidate, write
+        async def decode_next(predictor: Predictor) -> None:
+            index, prompt = waiting.popleft()
+            (candidates, decoder_ms), queue_ms = await self._decode_lane.run(
+                predictor.decode, embedding, prompt, multimask_output=multimask_output
+            )
+            # One prompt's masks follow each other; other prompts' decoders run meanwhile.
+            async with finishing:
+                for candidate in candidates:
+                    (mask, written, postprocess_ms), _ = await self._decode_lane.run(
+                        _finish, predictor, embedding, candidate, write
+                    )
+                    # A copy, for they are a part of all that the decoder gave.
+                    logits = candidate.low_res_logits.copy() if keep_logits else None
+                    masks.put_nowait(
+                        DecodedMask(
+                            prompt_index=index,
+                            mask_index=candidate.mask_index,
+                            predicted_iou=candidate.predicted_iou,
+                            low_res_logits=logits,
+                            mask=mask,
+                            written=written,
+                            queue_ms=queue_ms,
+                            decoder_ms=decoder_ms,
+                            postprocess_ms=postprocess_ms,
                         )
-                        masks.put_nowait(
-                            DecodedMask(
-                                prompt_index=index,
-                                mask_index=candidate.mask_index,
-                                predicted_iou=candidate.predicted_iou,
-                                low_res_logits=candidate.low_res_logits,
-                                mask=mask,
-                                written=written,
-                                queue_ms=queue_ms,
-                                decoder_ms=decoder_ms,
-                                postprocess_ms=postprocess_ms,
-                            )
-                        )
+                    )
 
-        async def decode_all() -> None:
+        async def decode_waiting(predictor: Predictor) -> None:
+            while waiting:
+                if not background:
+                    await decode_next(predictor)
+                    continue
+                async with self._background_prompts:
+                    await self._precedence.turn(_BACKGROUND)
+                    if waiting:
+                        await decode_next(predictor)
+
+        async def decode_all(predictor: Predictor) -> None:
             tasks = [
-                asyncio.create_task(decode_waiting())
+                asyncio.create_task(decode_waiting(predictor))
                 for _ in range(min(self._decode_lane.threads, len(prompts)))
             ]
             try:
@@ -204,7 +217,8 @@ class Pipeline:
                 masks.put_nowait(None)
 
         with self._decode_lane.admit(background=background):
-            decoding = asyncio.create_task(decode_all())
+            predictor = await self._registry.predictor(self._registry.spec(embedding.model))
+            decoding = asyncio.create_task(decode_all(predictor))
             try:
                 while (mask := await masks.get()) is not None:
                     yield mask

@@ -66,9 +66,11 @@ class Predictor:
             InvalidArgumentError: as `decode_image`.
             InterruptedWorkError: it was interrupted.
         """
+        interrupt.check()
         start = time.perf_counter()
         pixels = decode_image(image, max_pixels=max_pixels)
         decoded = time.perf_counter()
+        interrupt.check()
         original_size = pixels.shape[0], pixels.shape[1]
         input_size = input_size_of(original_size, self.spec.input_size)
         frame = normalize_and_pad(

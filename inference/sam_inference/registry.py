@@ -52,6 +52,8 @@ class Registry:
         self._threads = threads
         self._max_loaded_bytes = max_loaded_bytes
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._loads: dict[str, asyncio.Task[Predictor]] = {}
+        # One load at a time: it takes all cores, and room is made for one.
         self._loading = asyncio.Lock()
         self.default = default
         self.spec(default)
@@ -78,19 +80,28 @@ class Registry:
         Raises:
             EngineError: its files cannot be loaded.
         """
-        if spec.name not in self._loaded:
-            # One at a time: loading takes all cores, and room is made for one.
-            async with self._loading:
-                if spec.name not in self._loaded:
-                    self._make_room(spec.file_bytes)
-                    self._loaded[spec.name] = await self._load(self._models[spec.name])
-        self._loaded.move_to_end(spec.name)
-        return self._loaded[spec.name]
+        if spec.name in self._loaded:
+            self._loaded.move_to_end(spec.name)
+            return self._loaded[spec.name]
+        if spec.name not in self._loads:
+            load = asyncio.create_task(self._load(self._models[spec.name]))
+            # Its error is for those who wait, and they may all have gone.
+            load.add_done_callback(lambda load: load.cancelled() or load.exception())
+            self._loads[spec.name] = load
+        # A load goes on when the caller goes: its thread cannot be stopped, and the next caller
+        # would begin another beside it.
+        return await asyncio.shield(self._loads[spec.name])
 
     async def _load(self, model: OfferedModel) -> Predictor:
-        start = time.perf_counter()
         spec, choice = model.spec, model.engine
-        engine = await asyncio.to_thread(open_engine, choice, spec, threads=self._threads)
+        try:
+            async with self._loading:
+                start = time.perf_counter()
+                self._make_room(spec.file_bytes)
+                engine = await asyncio.to_thread(open_engine, choice, spec, threads=self._threads)
+                self._loaded[spec.name] = Predictor(spec, engine)
+        finally:
+            del self._loads[spec.name]
         log.info(
             "model loaded name=%s engine=%s device=%s precision=%s ms=%.0f",
             spec.name,
@@ -99,7 +110,7 @@ class Registry:
             choice.precision,
             (time.perf_counter() - start) * 1e3,
         )
-        return Predictor(spec, engine)
+        return self._loaded[spec.name]
 
     def _make_room(self, needed_bytes: int) -> None:
         """Unload what was not used for longest; work that runs on it keeps it until its end."""

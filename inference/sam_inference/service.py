@@ -94,13 +94,12 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
                 prompts,
                 multimask_output=request.multimask_output,
                 write=write,
+                keep_logits=request.return_low_res_logits,
                 background=request.priority == pb.PRIORITY_BACKGROUND,
             )
             async with aclosing(decoding) as masks:
                 async for mask in masks:
-                    yield _decode_response(
-                        mask, image.image_id, return_logits=request.return_low_res_logits
-                    )
+                    yield _decode_response(mask, image.image_id)
 
     async def ListModels(  # noqa: N802 - the rpc's name
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -201,9 +200,8 @@ def _embed_timings(image: EmbeddedImage) -> pb.EmbedTimings:
     )
 
 
-def _decode_response(
-    decoded: DecodedMask[pb.Mask], image_id: str, *, return_logits: bool
-) -> pb.DecodeResponse:
+def _decode_response(decoded: DecodedMask[pb.Mask], image_id: str) -> pb.DecodeResponse:
+    logits = decoded.low_res_logits
     return pb.DecodeResponse(
         prompt_index=decoded.prompt_index,
         mask_index=decoded.mask_index,
@@ -212,7 +210,7 @@ def _decode_response(
         stability_score=decoded.mask.stability_score,
         area_pixels=decoded.mask.area,
         box=box_to_proto(decoded.mask),
-        low_res_logits=logits_to_proto(decoded.low_res_logits) if return_logits else None,
+        low_res_logits=None if logits is None else logits_to_proto(logits),
         image_id=image_id,
         timings=pb.DecodeTimings(
             queue_ms=decoded.queue_ms,

@@ -1,6 +1,7 @@
 """A network's run can be ended from another thread, and the next run is as good as ever."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,32 @@ def test_an_encoding_under_way_ends_and_the_next_one_is_whole(engine, image):
         pytest.fail(f"none of {TRIES} encodings was interrupted")
 
     np.testing.assert_array_equal(engine.encode(image, Interrupt())["image_embedding"], whole)
+
+
+def test_an_interrupt_between_the_preparation_and_the_start_is_not_lost(spec, image, monkeypatch):
+    engine = open_engine(choose_engine("openvino", "float32", spec), spec, threads=1)
+    interrupt = Interrupt()
+
+    class Request:
+        """A request before whose start the interrupt comes."""
+
+        def __init__(self, request):
+            self._request = request
+
+        def __getattr__(self, name):
+            return getattr(self._request, name)
+
+        def start_async(self, inputs):
+            interrupt.set()
+            self._request.start_async(inputs)
+
+    create = engine._encoder.create_infer_request
+    monkeypatch.setattr(
+        engine, "_encoder", SimpleNamespace(create_infer_request=lambda: Request(create()))
+    )
+
+    with pytest.raises(InterruptedWorkError):
+        engine.encode(image, interrupt)
 
 
 def test_an_encoding_interrupted_before_it_begins_does_nothing(engine, image):

@@ -61,6 +61,8 @@ class OpenVinoEngine:
         request = self._encoder.create_infer_request()
         with interrupt.ends(request.cancel):
             request.start_async({"image": image})
+            if interrupt.is_set:
+                request.cancel()  # again: before the start it does nothing
             request.wait()
         return {output.any_name: value.copy() for output, value in request.results.items()}
 

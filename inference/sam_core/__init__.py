@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_core._arguments import (
+    MAX_SIDE,
     MAX_THRESHOLD,
     check_array,
     check_channels,
@@ -39,6 +40,7 @@ except ImportError:
     implementation = "numpy"
 
 __all__ = [
+    "MAX_SIDE",
     "Mask",
     "Polygon",
     "brush_rle",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sam_core import MAX_SIDE
 from sam_inference.errors import InvalidArgumentError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -49,6 +50,10 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> NDArr
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
+            if max(width, height) > MAX_SIDE:
+                raise InvalidArgumentError(
+                    field, f"is {width}x{height}; sides of at most {MAX_SIDE} are accepted"
+                )
             if width * height > max_pixels:
                 raise InvalidArgumentError(
                     field, f"has {width}x{height} pixels; at most {max_pixels} are accepted"

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from sam_api.v1 import segment_anything_pb2 as pb
-from sam_core import Mask, coco_counts, mask_from_counts, packed_bits
+from sam_core import MAX_SIDE, Mask, coco_counts, mask_from_counts, packed_bits
 from sam_inference.embeddings import ImageEmbedding
 from sam_inference.errors import InvalidArgumentError
 from sam_inference.models import ModelSpec
@@ -28,6 +28,9 @@ _DTYPES: dict[int, DTypeLike] = {
     pb.TENSOR_TYPE_FLOAT16: np.dtype("<f2"),
     pb.TENSOR_TYPE_FLOAT32: np.dtype("<f4"),
 }
+
+# More than any tensor of a model has; a shape is checked before anything is worked out of it.
+_MAX_DIMENSIONS = 8
 
 
 def prompts_from_proto(
@@ -87,11 +90,12 @@ def embedding_from_proto(
     Raises:
         InvalidArgumentError: a size out of range, or tensors other than those of `spec`.
     """
-    if not 0 < embedding.width * embedding.height <= max_pixels:
+    width, height = embedding.width, embedding.height
+    if not 0 < width * height <= max_pixels or max(width, height) > MAX_SIDE:
         raise InvalidArgumentError(
             "embedding.width",
-            f"and height are {embedding.width}x{embedding.height}; "
-            f"1 to {max_pixels} pixels were expected",
+            f"and height are {width}x{height}; 1 to {max_pixels} pixels, and sides of at most "
+            f"{MAX_SIDE}, were expected",
         )
     tensors = {}
     for index, tensor in enumerate(embedding.tensors):
@@ -107,17 +111,19 @@ def embedding_from_proto(
             raise InvalidArgumentError(
                 f"{field}.shape", f"is {array.shape}; {shape} was expected for {spec.name}"
             )
-        if not np.isfinite(array).all():
-            raise InvalidArgumentError(f"{field}.data", "holds values not finite")
-        tensors[tensor.name] = array.astype(np.float16)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            tensors[tensor.name] = array.astype(np.float16)
+        if not np.isfinite(tensors[tensor.name]).all():
+            raise InvalidArgumentError(
+                f"{field}.data", "holds values that are not finite, or not within float16"
+            )
     for name in spec.embedding_shapes:
         if name not in tensors:
             raise InvalidArgumentError("embedding.tensors", f"lacks {name!r} of {spec.name}")
-    original_size = embedding.height, embedding.width
     return ImageEmbedding(
         model=spec.name,
-        original_size=original_size,
-        input_size=input_size_of(original_size, spec.input_size),
+        original_size=(height, width),
+        input_size=input_size_of((height, width), spec.input_size),
         tensors=tensors,
     )
 
@@ -147,6 +153,10 @@ def _array_from_proto(tensor: pb.Tensor, field: str) -> NDArray[np.floating]:
     if dtype is None:
         raise InvalidArgumentError(
             f"{field}.type", "TENSOR_TYPE_FLOAT16 or TENSOR_TYPE_FLOAT32 was expected"
+        )
+    if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or 0 in tensor.shape:
+        raise InvalidArgumentError(
+            f"{field}.shape", f"1 to {_MAX_DIMENSIONS} dimensions, none of 0, were expected"
         )
     shape = tuple(tensor.shape)
     expected = math.prod(shape) * np.dtype(dtype).itemsize

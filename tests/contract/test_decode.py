@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 from grpc_details import details_of
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_core import mask_from_counts
+from sam_inference.models import BUNDLED, read_spec
 
 WIDTH, HEIGHT = 800, 534
 
@@ -182,8 +183,15 @@ def _plain_image(level):
 
 
 def tensor(shape=(1, 256, 256), kind=pb.TENSOR_TYPE_FLOAT32, size=None, value=0.0):
-    data = np.full(shape, value, "<f4").tobytes()
-    return pb.Tensor(shape=shape, type=kind, data=data if size is None else bytes(size))
+    data = np.full(shape, value, "<f4").tobytes() if size is None else bytes(size)
+    return pb.Tensor(shape=shape, type=kind, data=data)
+
+
+def large_embedding():
+    (shape,) = read_spec(BUNDLED / "quickstart").embedding_shapes.values()
+    large = tensor(shape, value=1e6)
+    large.name = "image_embedding"
+    return large
 
 
 NAN = float("nan")
@@ -206,6 +214,18 @@ NAN = float("nan")
             {},
             "prompts[0].mask_input.shape",
         ),
+        ([pb.Prompt(mask_input=tensor((1,) * 65, size=4))], {}, "prompts[0].mask_input.shape"),
+        (
+            [pb.Prompt(mask_input=tensor((127,) * 200_000, size=4))],
+            {},
+            "prompts[0].mask_input.shape",
+        ),
+        (
+            [pb.Prompt(mask_input=tensor((1 << 31, 1 << 31, 0), size=0))],
+            {},
+            "prompts[0].mask_input.shape",
+        ),
+        ([pb.Prompt(mask_input=tensor(()))], {}, "prompts[0].mask_input.shape"),
         ([pb.Prompt(mask_input=tensor(kind=0))], {}, "prompts[0].mask_input.type"),
         ([pb.Prompt(mask_input=tensor(size=7))], {}, "prompts[0].mask_input.data"),
         ([pb.Prompt(mask_input=tensor(value=NAN))], {}, "prompts[0].mask_input.data"),
@@ -213,6 +233,7 @@ NAN = float("nan")
         ([CLICK], {"image": b"not an image"}, "image"),
         ([CLICK], {"embedding": pb.Embedding(width=1, height=1)}, "embedding.tensors"),
         ([CLICK], {"embedding": pb.Embedding(width=1 << 31, height=1 << 31)}, "embedding.width"),
+        ([CLICK], {"embedding": pb.Embedding(width=(1 << 20) + 1, height=1)}, "embedding.width"),
         (
             [CLICK],
             {"embedding": pb.Embedding(width=1, height=1, tensors=[pb.Tensor(name="x")])},
@@ -235,6 +256,11 @@ NAN = float("nan")
                 )
             },
             "embedding.tensors[0].shape",
+        ),
+        (  # finite, but not in float16, in which embeddings are kept
+            [CLICK],
+            {"embedding": pb.Embedding(width=1, height=1, tensors=[large_embedding()])},
+            "embedding.tensors[0].data",
         ),
     ],
 )

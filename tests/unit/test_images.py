@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam_core import MAX_SIDE
 from sam_inference.errors import InvalidArgumentError
 from sam_inference.images import decode_image
 from support import IMAGES, expected_images
@@ -57,6 +58,13 @@ def test_the_pixel_limit_is_inclusive():
     assert decode_image(data, max_pixels=200).shape == (10, 20, 3)
     with pytest.raises(InvalidArgumentError, match="20x10 pixels; at most 199"):
         decode_image(data, max_pixels=199)
+
+
+def test_sides_longer_than_masks_can_have_are_refused():
+    with pytest.raises(InvalidArgumentError, match=f"sides of at most {MAX_SIDE}"):
+        decode_image(encoded(Image.new("1", (MAX_SIDE + 1, 1))), max_pixels=2 * MAX_SIDE)
+
+    assert decode_image(encoded(Image.new("1", (MAX_SIDE, 1))), max_pixels=2 * MAX_SIDE).size
 
 
 def test_floating_point_pixels_are_refused():

@@ -1,5 +1,6 @@
 """Which engine runs a model, and why."""
 
+import importlib
 import importlib.util
 
 import pytest
@@ -43,6 +44,22 @@ def test_an_engine_that_is_asked_for_is_taken_or_refused(quickstart, monkeypatch
     hide(monkeypatch, "onnxruntime")
     with pytest.raises(EngineError, match=r"pip install 'samserve\[worker\]'"):
         choose_engine("onnxruntime", "auto", quickstart)
+
+
+def test_an_engine_that_cannot_be_imported_is_passed_over_and_refused(quickstart, monkeypatch):
+    def break_openvino(name):
+        if name.endswith(".openvino"):
+            raise RuntimeError("libtbb is missing")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("sam_inference.engines.import_module", break_openvino)
+
+    choice = choose_engine("auto", "auto", quickstart)
+
+    assert choice.name == "onnxruntime"
+    assert "openvino is installed, but openvino cannot be imported" in choice.reason
+    with pytest.raises(EngineError, match="libtbb is missing"):
+        choose_engine("openvino", "auto", quickstart)
 
 
 def test_no_engine_at_all_is_told_with_every_reason(quickstart, monkeypatch):

@@ -146,7 +146,12 @@ def _choice(name: str, precision: str, spec: ModelSpec, *, reason: str) -> Engin
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise EngineError(f"{name} needs {', '.join(missing)} (pip install 'samserve[{extra}]')")
-    engine: Any = import_module(f"sam_inference.engines.{name}")
+    try:
+        engine: Any = import_module(f"sam_inference.engines.{name}")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineError(
+            f"{name} is installed, but {' or '.join(packages)} cannot be imported: {error}"
+        ) from error
     device, precision = engine.settings(precision, spec)
     return EngineChoice(name, device, precision, reason)
 

@@ -1,6 +1,7 @@
 """Engines and precisions side by side: encoder, decoder, load time, memory and agreement.
 
-A precision is that of the arithmetic; weights are those that the files hold (compressed.py).
+A precision is that of the arithmetic of the encoder; decoders compute in float32. Weights are those
+that the files hold (compressed.py).
 
 Each contestant has a process of its own, and in each round all of them are asked in turn, so
 that a busy machine slows all of them. Times are medians, with the fastest in brackets; ratios
@@ -76,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.model:
-            spec = find_models(model_dir_of(os.environ))[arguments.model]
+            spec = find_models(model_dir_of(os.environ)).spec(arguments.model)
         else:
             checkpoint = arguments.checkpoint or random_checkpoint(
                 arguments.architecture, Path(folder)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import itertools
+import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from sam_gateway.images import ImageSource, image_value, item_indices, locate
 from sam_gateway.label_config import ImageTag, LabelConfig, Output, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.label_studio_api import LabelStudioApi
-from sam_gateway.prompts import ObjectPrompt, Point, PromptGroup, Task, group_prompts
+from sam_gateway.logs import event
+from sam_gateway.prompts import ObjectPrompt, Point, PromptGroup, Task, group_rectangles
 from sam_gateway.rectangles import rectangles
 from sam_gateway.results import ObjectMask, Region, mean_score, regions
 from sam_gateway.segmenter import Segmenter
@@ -29,6 +31,8 @@ MAX_PREDICTION_BYTES = 16 * MIB
 
 # As many as SAM's own generator has decoded at once.
 _OBJECTS_AT_ONCE = 64
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,28 @@ class TaskPredictor:
         return written
 
     async def _boxes(self, task: Task, label_config: str) -> list[Region]:
-        """Give a mask for each rectangle; those that did not come along are asked for."""
+        """Give a mask for each rectangle; those that did not come along are asked for.
+
+        Rectangles that cannot be read are left out, as long as others remain.
+        """
         drawn = task.rectangles or rectangles(await self._api.task_results(task.id))
+        groups, unreadable = group_rectangles(task, drawn)
+        if unreadable and not groups:
+            raise unreadable[0]
+        if unreadable:
+            _logger.warning(
+                event(
+                    "batch_rectangles_left_out",
+                    project=task.project,
+                    task=task.id,
+                    rectangles=len(unreadable),
+                    field=unreadable[0].field,
+                    message=unreadable[0],
+                )
+            )
         return await interactive.predict(
             task,
-            group_prompts(drawn, field=f"{task.field}.rectangles"),
+            groups,
             label_config,
             segment=self._segment,
             label_studio=self._label_studio,

@@ -1,7 +1,7 @@
 """Requests of Label Studio as objects to cut out. Pure: dictionaries in, values out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sam_gateway.accepted import SavedResult
@@ -128,9 +128,9 @@ def parse_tasks_created(body: object) -> PredictRequest:
 
 
 def group_prompts(
-    prompts: Sequence[object], saved: Sequence[SavedResult] = (), *, field: str = _CONTEXT
+    prompts: Sequence[object], saved: Sequence[SavedResult] = ()
 ) -> list[PromptGroup]:
-    """Sort the open prompts into objects to cut out; `field` is their path in the request.
+    """Sort the open prompts of a click into objects to cut out.
 
     Entries with the same id are one prompt. The key points of an image and label are one
     object, each rectangle is another; key points together with a single rectangle are one.
@@ -139,8 +139,42 @@ def group_prompts(
 
     Raises InvalidRequestError naming the field.
     """
+    if len(prompts) > MAX_PROMPTS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts, at most {MAX_PROMPTS} are taken", field=_CONTEXT
+        )
+    return _grouped([_read_prompt(entries) for entries in _by_id(prompts, _CONTEXT)], saved)
+
+
+def group_rectangles(
+    task: Task, drawn: Sequence[Mapping[str, object]]
+) -> tuple[list[PromptGroup], list[InvalidRequestError]]:
+    """Sort rectangles that are on a task already into objects to cut out, as many as there are.
+
+    Returns the groups, and why rectangles that cannot be read are left out, each on its own.
+    """
+    readable, unreadable = [], []
+    for entries in _by_id(drawn, f"{task.field}.rectangles"):
+        try:
+            readable.append(_read_prompt(entries))
+        except InvalidRequestError as error:
+            unreadable.append(error)
+    return _grouped(readable), unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    id: str
+    to_name: str
+    item_index: int | None
+    labels: tuple[str, ...]
+    original_size: tuple[int, int]  # width, height
+    shape: Point | Box
+
+
+def _grouped(prompts: Sequence[_Prompt], saved: Sequence[SavedResult] = ()) -> list[PromptGroup]:
     groups: dict[tuple[object, ...], list[_Prompt]] = {}
-    for prompt in _read_prompts(prompts, field):
+    for prompt in prompts:
         key = (prompt.to_name, prompt.item_index, prompt.labels, prompt.original_size)
         groups.setdefault(key, []).append(prompt)
     result = []
@@ -162,28 +196,17 @@ def group_prompts(
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    id: str
-    to_name: str
-    item_index: int | None
-    labels: tuple[str, ...]
-    original_size: tuple[int, int]  # width, height
-    shape: Point | Box
-
-
-def _read_prompts(entries: Sequence[object], context: str) -> list[_Prompt]:
-    if len(entries) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"{len(entries)} prompts, at most {MAX_PROMPTS} are taken", field=context
-        )
+def _by_id(
+    entries: Sequence[object], context: str
+) -> Iterable[Sequence[tuple[str, Mapping[str, object]]]]:
+    """Group entries by their ids, each with its path; raises InvalidRequestError naming it."""
     by_id: dict[str, list[tuple[str, Mapping[str, object]]]] = {}
     for i, item in enumerate(entries):
         field = f"{context}[{i}]"
         entry = _mapping(item, field)
         _text(entry.get("type"), f"{field}.type")
         by_id.setdefault(_text(entry.get("id"), f"{field}.id"), []).append((field, entry))
-    return [_read_prompt(entries) for entries in by_id.values()]
+    return by_id.values()
 
 
 def _read_prompt(entries: Sequence[tuple[str, Mapping[str, object]]]) -> _Prompt:
@@ -287,7 +310,7 @@ def _box(value: Mapping[str, object], field: str, image_width: int, image_height
     else:
         xs, ys = [x, x + width], [y, y + height]
     box = Box(*map(_clamp, (min(xs), min(ys), max(xs), max(ys))))
-    if not (box.x_min < box.x_max and box.y_min < box.y_max):
+    if not min(box.x_max - box.x_min, box.y_max - box.y_min) > _LEAST_EXTENT_PERCENT:
         raise InvalidRequestError(
             "the rectangle has no area within the image", field=f"{field}.value"
         )
@@ -384,6 +407,8 @@ def _number(value: Mapping[str, object], key: str, field: str) -> float:
 
 # Far outside of every image; keeps the arithmetic finite.
 _LARGEST_PERCENT = 1e9
+# Corners go to the worker as float32, in which those of a thinner rectangle may be equal.
+_LEAST_EXTENT_PERCENT = 1e-4
 
 
 def _clamp(percent: float) -> float:

@@ -45,6 +45,7 @@ def _by_id(result: list[object]) -> list[list[Mapping[str, object]]]:
         for entry in result
         if isinstance(entry, dict)
         and isinstance(entry.get("id"), str)
+        and entry["id"]
         and isinstance(entry.get("type"), str)
     ]
     for entry in entries:

@@ -344,15 +344,12 @@ def _pixels(
 ) -> sam_client.Prompt:
     x, y = width / 100, height / 100
     box = item.box
-    try:
-        return sam_client.Prompt(
-            point_coords=[(point.x * x, point.y * y) for point in item.points],
-            point_labels=[int(point.positive) for point in item.points],
-            box=(box.x_min * x, box.y_min * y, box.x_max * x, box.y_max * y) if box else None,
-            mask_input=mask_input,
-        )
-    except ValueError as error:  # a box so thin that nothing of it is left
-        raise InvalidRequestError(str(error), field="params.context.result") from None
+    return sam_client.Prompt(
+        point_coords=[(point.x * x, point.y * y) for point in item.points],
+        point_labels=[int(point.positive) for point in item.points],
+        box=(box.x_min * x, box.y_min * y, box.x_max * x, box.y_max * y) if box else None,
+        mask_input=mask_input,
+    )
 
 
 def _object_mask(prompt_id: str, mask: sam_client.SegmentedMask) -> ObjectMask:

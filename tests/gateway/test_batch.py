@@ -318,6 +318,28 @@ async def test_a_task_that_fails_does_not_keep_the_others(gateway, label_studio,
     assert not label_studio.predictions
 
 
+async def test_a_rectangle_that_cannot_be_read_does_not_keep_the_others(gateway, caplog):
+    imported = rectangle(id="imported", value={**rectangle()["value"], "x": 50})
+    del imported["original_width"]
+    flat = rectangle(id="flat", value={**rectangle()["value"], "height": 0})
+
+    (entry,) = await predict(gateway, task(1, imported, flat, rectangle()))
+
+    (region,) = entry["result"]
+    assert region_mask(region).any()
+    (line,) = [text for text in caplog.messages if text.startswith("batch_rectangles_left_out")]
+    assert "project=7 task=1 rectangles=2 field=tasks[0].rectangles[0].original_width" in line
+
+
+async def test_rectangles_that_can_none_be_read_are_a_failure(gateway):
+    flat = rectangle(value={**rectangle()["value"], "height": 0})
+
+    assert await predict(gateway, task(1, flat)) == [[]]
+
+    (failure,) = (await progress(gateway))["failures"]
+    assert (failure["reason"], "no area" in failure["message"]) == ("invalid_request", True)
+
+
 async def test_a_task_that_failed_can_be_asked_for_again(gateway, label_studio):
     held = label_studio.files.pop("1.jpg")
     assert await predict(gateway, task(1, rectangle())) == [[]]
@@ -334,7 +356,7 @@ async def test_a_failure_of_the_gateway_itself_is_one_of_the_task(gateway, caplo
     def broken(*arguments, **options):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr("sam_gateway.predictor.group_prompts", broken)
+    monkeypatch.setattr("sam_gateway.predictor.group_rectangles", broken)
 
     assert await predict(gateway, task(1, rectangle())) == [[]]
 

@@ -87,7 +87,7 @@ ROWS = {
                 )
             ]
         ),
-        "params.context.result",
+        "params.context.result[0].value",
     ),
     "ftp": (a_click("ftp://bucket/key?secret=1"), "tasks[0].data.image"),
     "file": (a_click("file:///etc/passwd"), "tasks[0].data.image"),

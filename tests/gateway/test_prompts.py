@@ -7,7 +7,15 @@ import pytest
 
 from gateway_support import click, key_point, recorded
 from sam_gateway.errors import InvalidRequestError
-from sam_gateway.prompts import MAX_PROMPTS, Box, Point, group_prompts, parse_predict
+from sam_gateway.prompts import (
+    MAX_PROMPTS,
+    Box,
+    Point,
+    Task,
+    group_prompts,
+    group_rectangles,
+    parse_predict,
+)
 
 SIZE = (1024, 683)
 
@@ -253,7 +261,9 @@ def test_a_wrong_prompt_is_refused_by_the_name_of_its_field(path, value):
     assert caught.value.field == f"params.context.result[1].{path}"
 
 
-@pytest.mark.parametrize("value", [{"width": 0}, {"x": 200}, {"y": -80, "height": 20}])
+@pytest.mark.parametrize(
+    "value", [{"width": 0}, {"width": 1e-9}, {"x": 200}, {"y": -80, "height": 20}]
+)
 def test_a_rectangle_without_area_is_refused(value):
     with pytest.raises(InvalidRequestError, match="no area") as caught:
         group_prompts([rectangle(10, 10, 5, 5, value=value)])
@@ -284,6 +294,16 @@ def test_too_many_prompts_are_refused():
 
     assert caught.value.field == "params.context.result"
     assert len(group_prompts(prompts[:-1])[0].objects[0].points) == MAX_PROMPTS
+
+
+def test_rectangles_that_are_on_a_task_may_be_any_number():
+    drawn = [rectangle(1, 2, 3, 4, id=f"rectangle{i}") for i in range(MAX_PROMPTS + 1)]
+    drawn[5] = rectangle(1, 2, 0, 4, id="flat")
+
+    (group,), (error,) = group_rectangles(Task(1, {}, "tasks[0]"), drawn)
+
+    assert len(group.objects) == MAX_PROMPTS
+    assert error.field == "tasks[0].rectangles[5].value"
 
 
 WRONG_BODIES = [

@@ -65,6 +65,7 @@ def test_a_rectangle_with_shared_labels_keeps_both_of_its_entries():
         {"annotations": "x"},
         {"annotations": [None, 5, {"result": "x"}, {"result": [None, 5, {"type": []}]}]},
         {"annotations": [saved({"type": "rectanglelabels"}, {"id": 5, "type": "rectangle"})]},
+        {"annotations": [saved(rectangle(""))]},
     ],
 )
 def test_what_cannot_be_read_is_passed_over(task):

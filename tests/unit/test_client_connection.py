@@ -126,6 +126,14 @@ async def embed(kind: type, target: str, image: bytes = b"image", timeout_s: flo
         return await asyncio.to_thread(client.embed, image)
 
 
+async def segment(kind: type, target: str, **arguments: Any) -> list[SegmentedMask]:
+    if kind is AsyncSamClient:
+        async with AsyncSamClient(target) as client:
+            return [mask async for mask in client.segment(b"image", [CLICK], **arguments)]
+    with SamClient(target) as client:
+        return await asyncio.to_thread(lambda: list(client.segment(b"image", [CLICK], **arguments)))
+
+
 both = pytest.mark.parametrize("kind", [AsyncSamClient, SamClient])
 
 
@@ -272,6 +280,32 @@ async def test_loader_of_the_async_client_may_be_awaitable(service, target):
         return b"image"
 
     assert len(await decode(AsyncSamClient, target, load_image=load)) == 1
+
+
+@both
+@pytest.mark.parametrize(
+    ("background", "priority"),
+    [(True, pb.PRIORITY_BACKGROUND), (False, pb.PRIORITY_INTERACTIVE)],
+)
+async def test_work_that_nobody_waits_for_says_so_and_has_no_deadline(
+    service, target, kind, background, priority
+):
+    has_deadline: list[bool] = []
+
+    def answer(response: Any) -> Callable:
+        def step(_request: Any, context: grpc.ServicerContext) -> Any:
+            has_deadline.append(context.time_remaining() <= 60)  # else it is endless
+            return response
+
+        return step
+
+    service.script = [answer(pb.EmbedResponse(image_id="an-image")), answer(iter([MASK]))]
+
+    await segment(kind, target, background=background)
+
+    assert [rpc for rpc, _, _ in service.calls] == ["Embed", "Decode"]
+    assert [request.priority for _, request, _ in service.calls] == [priority] * 2
+    assert has_deadline == [not background] * 2
 
 
 @both

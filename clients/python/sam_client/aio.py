@@ -145,15 +145,17 @@ class AsyncSamClient:
         model: str = "",
         multimask_output: bool = False,
         return_low_res_logits: bool = False,
+        background: bool = False,
     ) -> AsyncGenerator[SegmentedMask, None]:
         """Embed an image and decode prompts on it, as `embed` and `decode` do."""
-        embedded = await self.embed(image, model=model)
+        embedded = await self.embed(image, model=model, background=background)
         masks = self.decode(
             embedded.image_id,
             prompts,
             model=embedded.model,
             multimask_output=multimask_output,
             return_low_res_logits=return_low_res_logits,
+            background=background,
             load_image=lambda: image,
         )
         async with aclosing(masks):

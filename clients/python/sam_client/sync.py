@@ -131,15 +131,17 @@ class SamClient:
         model: str = "",
         multimask_output: bool = False,
         return_low_res_logits: bool = False,
+        background: bool = False,
     ) -> Generator[SegmentedMask, None, None]:
         """Embed an image and decode prompts on it, as `embed` and `decode` do."""
-        embedded = self.embed(image, model=model)
+        embedded = self.embed(image, model=model, background=background)
         yield from self.decode(
             embedded.image_id,
             prompts,
             model=embedded.model,
             multimask_output=multimask_output,
             return_low_res_logits=return_low_res_logits,
+            background=background,
             load_image=lambda: image,
         )
 

@@ -12,6 +12,7 @@ import {
   type EmbedResponse,
   type ListModelsResponse,
   MaskEncoding,
+  Priority,
   type PromptSchema,
   SegmentAnythingService,
 } from "./gen/segment_anything/v1/segment_anything_pb.js";
@@ -38,6 +39,11 @@ export interface CallControl {
 export interface EmbedOptions extends CallControl {
   /** Name of a model of `listModels`; the default one if not set. */
   model?: string;
+  /**
+   * Nobody waits: the worker does it while nothing else is asked of it. There is no time limit
+   * then.
+   */
+  background?: boolean;
 }
 
 export interface SegmentOptions extends EmbedOptions {
@@ -91,8 +97,9 @@ export class SegmentAnythingClient {
    *
    * @param image an encoded file: JPEG, PNG, WebP, GIF, BMP or TIFF
    */
-  embed(image: Uint8Array, { model = "", ...control }: EmbedOptions = {}): Promise<EmbedResponse> {
-    return this.#unary(SegmentAnythingService.method.embed, { image, model }, control);
+  embed(image: Uint8Array, options: EmbedOptions = {}): Promise<EmbedResponse> {
+    const request = { image, model: options.model ?? "", priority: priority(options) };
+    return this.#unary(SegmentAnythingService.method.embed, request, options);
   }
 
   /**
@@ -112,6 +119,7 @@ export class SegmentAnythingClient {
       multimaskOutput: options.multimaskOutput ?? false,
       maskEncoding: options.maskEncoding ?? MaskEncoding.RUN_LENGTHS,
       returnLowResLogits: options.returnLowResLogits ?? false,
+      priority: priority(options),
     });
     try {
       yield* this.#decode(request, imageId, options);
@@ -137,7 +145,7 @@ export class SegmentAnythingClient {
   async *#decode(
     request: DecodeRequest,
     imageId: string,
-    { signal }: CallControl,
+    { signal, background }: EmbedOptions,
   ): AsyncGenerator<DecodeResponse, void, undefined> {
     signal?.throwIfAborted();
     const method = methodDefinition(SegmentAnythingService.method.decode);
@@ -149,7 +157,7 @@ export class SegmentAnythingClient {
       method.responseDeserialize,
       request,
       metadata,
-      this.#callOptions(),
+      this.#callOptions(background),
     );
     // The status of a call that the loop has left is of no interest, yet it is an event.
     call.on("error", () => {});
@@ -169,7 +177,7 @@ export class SegmentAnythingClient {
   #unary<M extends DescMethodUnary>(
     description: M,
     request: MessageInitShape<M["input"]>,
-    { signal }: CallControl,
+    { signal, background }: EmbedOptions,
   ): Promise<MessageShape<M["output"]>> {
     const method = methodDefinition(description);
     return new Promise((resolve, reject) => {
@@ -180,7 +188,7 @@ export class SegmentAnythingClient {
         method.responseDeserialize,
         create(description.input, request) as MessageShape<M["input"]>,
         new Metadata(),
-        this.#callOptions(),
+        this.#callOptions(background),
         (error, response) => {
           signal?.removeEventListener("abort", cancel);
           if (response !== undefined) resolve(response);
@@ -192,7 +200,12 @@ export class SegmentAnythingClient {
     });
   }
 
-  #callOptions(): CallOptions {
-    return { deadline: Date.now() + this.#timeoutMs };
+  #callOptions(background = false): CallOptions {
+    return background ? {} : { deadline: Date.now() + this.#timeoutMs };
   }
+}
+
+/** What a request says of who waits for it. */
+function priority({ background = false }: EmbedOptions): Priority {
+  return background ? Priority.BACKGROUND : Priority.INTERACTIVE;
 }

@@ -7,15 +7,20 @@ import { create } from "@bufbuild/protobuf";
 import {
   Client,
   credentials,
-  type sendUnaryData,
+  type handleServerStreamingCall,
+  type handleUnaryCall,
   Server,
   ServerCredentials,
-  type ServerUnaryCall,
   status,
 } from "@grpc/grpc-js";
 import * as health from "grpc-health-check";
 
-import type { EmbedRequest } from "../src/gen/segment_anything/v1/segment_anything_pb.js";
+import {
+  type DecodeRequest,
+  type EmbedRequest,
+  EmbedResponseSchema,
+  Priority,
+} from "../src/gen/segment_anything/v1/segment_anything_pb.js";
 import {
   DeadlineExceededError,
   type DecodeResponse,
@@ -300,32 +305,47 @@ test("a message over a limit is refused with the setting to raise", async () => 
 });
 
 test("a photo of any size is sent again to a worker that was not there", async () => {
-  const embed = methodDefinition(SegmentAnythingService.method.embed);
   const sizes: number[] = [];
-  const server = new Server({ "grpc.max_receive_message_length": -1 });
-  server.addService(
-    { embed },
-    {
-      embed(call: ServerUnaryCall<EmbedRequest, EmbedResponse>, answer: sendUnaryData<EmbedResponse>) {
-        sizes.push(call.request.image.length);
-        if (sizes.length < 3) answer({ code: status.UNAVAILABLE });
-        else answer(null, create(SegmentAnythingService.method.embed.output));
-      },
+  const worker = await serve({
+    embed({ request }, answer) {
+      sizes.push(request.image.length);
+      if (sizes.length < 3) answer({ code: status.UNAVAILABLE });
+      else answer(null, create(EmbedResponseSchema));
     },
-  );
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  );
-  const retrying = new SegmentAnythingClient(`127.0.0.1:${port}`);
+  });
   try {
     const size = 20 * 1024 * 1024; // over what grpc-js keeps for all retries by default
-    await retrying.embed(new Uint8Array(size));
+    await worker.client.embed(new Uint8Array(size));
     assert.deepEqual(sizes, [size, size, size]);
   } finally {
-    retrying.close();
-    server.forceShutdown();
+    worker.stop();
+  }
+});
+
+test("work that nobody waits for says so, and has no deadline", async () => {
+  const calls: [Priority, boolean][] = [];
+  const worker = await serve({
+    embed(call, answer) {
+      calls.push([call.request.priority, isFinite(Number(call.getDeadline()))]);
+      answer(null, create(EmbedResponseSchema));
+    },
+    decode(call) {
+      calls.push([call.request.priority, isFinite(Number(call.getDeadline()))]);
+      call.end();
+    },
+  });
+  try {
+    for (const background of [true, false]) {
+      await collect(worker.client.segment(photo, [CLICK], { background }));
+    }
+    assert.deepEqual(calls, [
+      [Priority.BACKGROUND, false],
+      [Priority.BACKGROUND, false],
+      [Priority.INTERACTIVE, true],
+      [Priority.INTERACTIVE, true],
+    ]);
+  } finally {
+    worker.stop();
   }
 });
 
@@ -351,6 +371,30 @@ test("nobody at the target is WorkerUnavailableError", async () => {
     lonely.close();
   }
 });
+
+/** A service that does as a test says, for what no worker can be brought to do, and its client. */
+async function serve(handlers: {
+  embed: handleUnaryCall<EmbedRequest, EmbedResponse>;
+  decode?: handleServerStreamingCall<DecodeRequest, DecodeResponse>;
+}) {
+  const { embed, decode } = SegmentAnythingService.method;
+  const server = new Server({ "grpc.max_receive_message_length": -1 });
+  server.addService(
+    { embed: methodDefinition(embed), decode: methodDefinition(decode) },
+    { decode: () => {}, ...handlers },
+  );
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
+      error ? reject(error) : resolve(bound),
+    ),
+  );
+  const client = new SegmentAnythingClient(`127.0.0.1:${port}`);
+  const stop = () => {
+    client.close();
+    server.forceShutdown();
+  };
+  return { client, stop };
+}
 
 function testImage(name: string): Promise<Uint8Array> {
   return readFile(new URL(`../../../../tests/data/images/awkward/${name}`, import.meta.url));

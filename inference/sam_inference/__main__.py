@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 
 import sam_core
-from sam_inference.config import Config, model_dir_of, parse_config
+from sam_inference.config import Config, SettingError, check_cache_holds, model_dir_of, parse_config
 from sam_inference.engines import EngineError, choose_engine
-from sam_inference.errors import ModelNotFoundError
-from sam_inference.models import ModelFileError, find_models
+from sam_inference.models import ModelFileError, ModelSpec, find_models
 from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.command import models_main
 from sam_inference.models.pulling import pull
@@ -22,19 +24,41 @@ from sam_inference.server import serve, when_stdin_closes
 
 log = logging.getLogger("sam_inference")
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-def _offered_models(config: Config) -> dict[str, OfferedModel]:
-    """Return the models that are there and that the engine can run.
+
+def _find_or_fetch(config: Config) -> dict[str, ModelSpec]:
+    """Return the models that are there, the default one among them.
+
+    It is pulled if it is one of the catalogue and not there yet.
+
+    Raises:
+        ModelFileError: the default model cannot be had, or its files are not as they should be.
+    """
+    found = find_models(config.model_dir)
+    for problem in found.problems.values():
+        log.warning("not offered reason=%r", str(problem))
+    entry = CATALOGUE.get(config.model)
+    if entry is not None and entry.name not in found.specs:
+        log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)
+        return found.specs | {entry.name: pull(entry, config.model_dir)}
+    found.spec(config.model)
+    return found.specs
+
+
+def _offered_models(config: Config, specs: Mapping[str, ModelSpec]) -> dict[str, OfferedModel]:
+    """Return the models that the engine can run, and whose embeddings can be held.
 
     Raises:
         EngineError: the default model cannot be run.
-        ModelFileError: a model's files are not as they should be.
+        SettingError: its embeddings cannot be held.
     """
     models = {}
-    for name, spec in find_models(config.model_dir).items():
+    for name, spec in specs.items():
         try:
+            check_cache_holds(spec, config)
             engine = choose_engine(config.engine, config.precision, spec)
-        except EngineError as error:
+        except (EngineError, SettingError) as error:
             if name == config.model:
                 raise
             log.warning("model not offered name=%s reason=%r", name, str(error))
@@ -43,8 +67,8 @@ def _offered_models(config: Config) -> dict[str, OfferedModel]:
     return models
 
 
-async def _run(config: Config) -> None:
-    models = _offered_models(config)
+async def _run(config: Config, specs: Mapping[str, ModelSpec]) -> None:
+    models = _offered_models(config, specs)
     registry = Registry(
         models,
         default=config.model,
@@ -63,39 +87,52 @@ async def _run(config: Config) -> None:
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    if config.exit_with_parent:
-        when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
     await serve(registry, config, stop)
-
-
-def _fetch_if_missing(config: Config) -> None:
-    """Pull the default model if it is one of the catalogue and not there yet."""
-    entry = CATALOGUE.get(config.model)
-    if entry is not None and entry.name not in find_models(config.model_dir):
-        log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)
-        pull(entry, config.model_dir)
+    # All is in order by now. A model may still be loading in a thread, which nothing can stop
+    # and an ordinary end would wait for.
+    os._exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the worker until it is told to stop; return the exit status."""
+    """Run the worker until it is told to stop, or `sam-worker models`; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["models"]:
-        return models_main(words[1:], model_dir_of(os.environ))
+    place = argparse.ArgumentParser(prog="sam-worker", add_help=False, allow_abbrev=False)
+    place.add_argument("--model-dir", type=Path, default=model_dir_of(os.environ))
+    flags, others = place.parse_known_args(words)
+    if others[:1] == ["models"]:
+        _end_on_signals(lambda number: 128 + number)
+        return models_main(others[1:], flags.model_dir)
     config = parse_config(words)
     logging.basicConfig(
         level=config.log_level,
         stream=sys.stderr,
         format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
     )
+    _end_on_signals(lambda number: 0)
+    if config.exit_with_parent:
+        when_stdin_closes(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        _fetch_if_missing(config)
-        asyncio.run(_run(config))
-    except (EngineError, ModelFileError, ModelNotFoundError, OSError) as error:
+        asyncio.run(_run(config, _find_or_fetch(config)))
+    except (EngineError, ModelFileError, SettingError, OSError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - the message says it all
         return 1
     return 0
+
+
+def _end_on_signals(status: Callable[[int], int]) -> None:
+    """End with `status` of a signal, by an exception, so that nothing unfinished is left.
+
+    The signals would end the process by themselves, but leave its files, and be ignored by the
+    first process of a container.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(status(number))
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, end)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam_inference.engines import ENGINES, PRECISIONS, TRITON
-from sam_inference.models import DEFAULT_MODEL
+from sam_inference.models import DEFAULT_MODEL, ModelSpec
 
 MIB = 1 << 20
+
+# gRPC keeps its limits in signed integers of 32 bits, and ListModels tells them in unsigned ones.
+_MAX_MESSAGE_MIB = (1 << 31) // MIB - 1
+_MAX_UINT32 = (1 << 32) - 1
+
+# More than any machine's cores; engines make so many threads at once.
+_MAX_THREADS = 4096
+
+
+class SettingError(ValueError):
+    """A setting cannot be used with the models that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +60,23 @@ def parse_config(
     parser = argparse.ArgumentParser(
         prog="sam-worker",
         description="Serve Segment Anything models over gRPC.",
+        epilog="`sam-worker models` lists, fetches, checks and imports models: see its --help.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
     def add(
         flag: str, variable: str, default: str, convert: Callable[[str], object], text: str
     ) -> None:
+        def named(text: str) -> object:
+            try:
+                return convert(text)
+            except argparse.ArgumentTypeError as error:
+                raise argparse.ArgumentTypeError(f"{error} [{variable}]") from None
+
         parser.add_argument(
             flag,
             default=environ.get(variable) or default,
-            type=convert,
+            type=named,
             help=f"{text} [{variable}]",
             metavar=variable,
         )
@@ -81,15 +100,37 @@ def parse_config(
         _one_of(PRECISIONS),
         f"arithmetic of the image encoder: auto, {', '.join(PRECISIONS)}",
     )
-    add("--threads", "SAM_THREADS", str(cores or 1), _positive, "CPU threads a network may use")
-    add("--model-memory-mib", "MODEL_MEMORY_MIB", "4096", _positive, "weights of loaded models")
-    add("--embedding-cache-mib", "EMBEDDING_CACHE_MIB", "512", _positive, "memory for embeddings")
-    add("--max-message-mib", "MAX_MESSAGE_MIB", "64", _positive, "largest message read")
-    add("--max-image-pixels", "MAX_IMAGE_PIXELS", "100000000", _positive, "largest image")
-    add("--max-prompts", "MAX_PROMPTS", "256", _positive, "most prompts of a request")
-    add("--max-points", "MAX_POINTS", "256", _positive, "most points of a prompt")
     add(
-        "--max-requests", "MAX_REQUESTS", "64", _positive, "requests of a kind held before refusing"
+        "--threads",
+        "SAM_THREADS",
+        str(cores or 1),
+        _integer(_MAX_THREADS),
+        "CPU threads a network may use",
+    )
+    add("--model-memory-mib", "MODEL_MEMORY_MIB", "4096", _integer(), "weights of loaded models")
+    add("--embedding-cache-mib", "EMBEDDING_CACHE_MIB", "512", _integer(), "memory for embeddings")
+    add(
+        "--max-message-mib",
+        "MAX_MESSAGE_MIB",
+        "64",
+        _integer(_MAX_MESSAGE_MIB),
+        "largest message read",
+    )
+    add(
+        "--max-image-pixels",
+        "MAX_IMAGE_PIXELS",
+        "100000000",
+        _integer(_MAX_UINT32),
+        "largest image",
+    )
+    add("--max-prompts", "MAX_PROMPTS", "256", _integer(_MAX_UINT32), "most prompts of a request")
+    add("--max-points", "MAX_POINTS", "256", _integer(_MAX_UINT32), "most points of a prompt")
+    add(
+        "--max-requests",
+        "MAX_REQUESTS",
+        "64",
+        _integer(),
+        "requests of a kind held before refusing",
     )
     add("--log-level", "LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
     parser.add_argument(
@@ -123,11 +164,30 @@ def model_dir_of(environ: Mapping[str, str]) -> Path:
     return Path(data) / "samserve" / "models"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+def check_cache_holds(spec: ModelSpec, config: Config) -> None:
+    """Check that an embedding of a model can be held.
+
+    Raises:
+        SettingError: it cannot: each Embed would be followed by an embedding not found.
+    """
+    if spec.embedding_bytes > config.embedding_cache_bytes:
+        raise SettingError(
+            f"EMBEDDING_CACHE_MIB is {config.embedding_cache_bytes // MIB}, but one embedding of "
+            f"{spec.name} has {spec.embedding_bytes} bytes; set it to "
+            f"{math.ceil(spec.embedding_bytes / MIB)} or more"
+        )
+
+
+def _integer(most: int | None = None) -> Callable[[str], int]:
+    expected = "1 or more" if most is None else f"from 1 to {most}"
+
+    def convert(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[0-9]{1,18}", text.strip()) else 0
+        if value < 1 or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {expected}")
+        return value
+
+    return convert
 
 
 def _engine(text: str) -> str:

@@ -32,8 +32,9 @@ _MIN_PING_INTERVAL_MS = 10_000
 async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None:
     """Answer requests until `stop` is set, then finish the running ones.
 
-    The port is open and health answers at once; NOT_SERVING and UNAVAILABLE are said until
-    the default model is loaded.
+    The port is opened and health answered before the default model is loaded; NOT_SERVING and
+    UNAVAILABLE are said until then. The model's files must be there: no port is open while they
+    are fetched. A stop does not wait for a model that is being loaded.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -69,11 +70,15 @@ async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None
     await server.start()
     log.info("listening target=%s", _bound_target(config.listen, port))
     try:
-        await registry.predictor(registry.spec(""))
-        servicer.ready = True
-        await set_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info("ready model=%s", registry.default)
-        await stop.wait()
+        loading = asyncio.create_task(registry.predictor(registry.spec("")))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading
+            servicer.ready = True
+            await set_health(health_pb2.HealthCheckResponse.SERVING)
+            log.info("ready model=%s", registry.default)
+            await stopping
         log.info("stopping")
     finally:
         servicer.ready = False

@@ -1,6 +1,11 @@
+import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -12,8 +17,34 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_details import details_of
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
+from sam_inference.models import BUNDLED
 
 SERVICE = "segment_anything.v1.SegmentAnythingService"
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """Two models: `wide`, with embeddings as large as SAM's, and `broken`, which lacks a graph."""
+    for name in ("wide", "broken"):
+        shutil.copytree(BUNDLED / "quickstart", tmp_path / name)
+        path = tmp_path / name / "model.json"
+        changes = {"name": name, "embedding": {"image_embedding": [1, 256, 64, 64]}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (tmp_path / "broken" / "decoder.onnx").unlink()
+    return tmp_path
+
+
+def run_worker(*words, env=None):
+    """Run `sam-worker` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "sam_inference", *words],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_the_models_are_listed_with_their_engine_and_the_limits(stub):
@@ -131,22 +162,146 @@ def test_the_log_has_a_line_for_each_call_and_no_traceback(start_worker, dog):
     ("flags", "message"),
     [
         (["--listen", "256.0.0.1:1"], "cannot listen on 256.0.0.1:1"),
-        (["--model", "nothing"], "no model named 'nothing'; there are: quickstart"),
+        (
+            ["--model", "mobilesam"],
+            "no model named 'mobilesam'; there are: quickstart, wide; can be pulled: mobile_sam",
+        ),
+        (["--model", "broken"], "broken/decoder.onnx: no such file; remove the folder"),
+        (
+            ["--model", "wide", "--embedding-cache-mib", "1"],
+            "EMBEDDING_CACHE_MIB is 1, but one embedding of wide has 2097152 bytes; set it to 2",
+        ),
     ],
 )
-def test_a_worker_that_cannot_start_says_why(flags, message):
-    ended = subprocess.run(
-        [sys.executable, "-m", "sam_inference", "--listen", "127.0.0.1:0", *flags],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_a_worker_that_cannot_start_says_why(model_dir, flags, message):
+    ended = run_worker("--listen", "127.0.0.1:0", "--model-dir", str(model_dir), *flags)
 
     assert ended.returncode == 1
-    assert message in ended.stderr
+    assert f"cannot start: {message}" in ended.stderr.replace(f"{model_dir}/", "")
     assert "Traceback" not in ended.stderr
+
+
+def test_models_that_cannot_be_served_are_told_of_and_the_others_served(start_worker, model_dir):
+    worker = start_worker("--model-dir", str(model_dir), "--embedding-cache-mib", "1")
+
+    with grpc.insecure_channel(worker.target) as channel:
+        response = pb_grpc.SegmentAnythingServiceStub(channel).ListModels(pb.ListModelsRequest())
+    assert worker.stop() == 0
+
+    assert [model.name for model in response.models] == ["quickstart"]
+    log = "".join(worker.log)
+    assert f"{model_dir}/broken/decoder.onnx: no such file" in log
+    assert "not offered name=wide reason='EMBEDDING_CACHE_MIB is 1" in log
+
+
+def test_the_largest_limits_are_kept_and_told(start_worker):
+    limits = {
+        "--max-message-mib": "2047",
+        "--max-image-pixels": "4294967295",
+        "--max-prompts": "4294967295",
+        "--max-points": "4294967295",
+    }
+    worker = start_worker(*(word for limit in limits.items() for word in limit))
+
+    with grpc.insecure_channel(worker.target) as channel:
+        response = pb_grpc.SegmentAnythingServiceStub(channel).ListModels(pb.ListModelsRequest())
+    assert worker.stop() == 0
+
+    assert response.limits.max_message_bytes == 2047 << 20
+    assert response.limits.max_image_pixels == response.limits.max_points == 4294967295
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models", "list"],
+        ["--model-dir", "DIR", "models", "list"],
+        ["models", "--model-dir", "DIR", "list"],
+        ["models", "list", "--model-dir=DIR"],
+    ],
+)
+def test_the_models_command_takes_the_folder_anywhere(model_dir, words):
+    ended = run_worker(
+        *(word.replace("DIR", str(model_dir)) for word in words),
+        env={"MODEL_DIR": str(model_dir) if len(words) == 2 else "nowhere"},
+    )
+
+    assert ended.returncode == 0
+    assert "wide " in ended.stdout
+    assert "broken/decoder.onnx" in ended.stderr
+
+
+@pytest.fixture
+def silent_proxy():
+    """A proxy that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)
+        yield listening
+
+
+@contextmanager
+def running(*words, **options):
+    """Run `sam-worker`, and kill it in the end if it runs still."""
+    command = [sys.executable, "-m", "sam_inference", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def behind_proxy(silent_proxy, tmp_path):
+    """The environment in which a model is fetched for ever."""
+    proxy = f"http://127.0.0.1:{silent_proxy.getsockname()[1]}"
+    return {"SAM_MODEL": "mobile_sam", "MODEL_DIR": str(tmp_path), "https_proxy": proxy}
+
+
+@pytest.mark.parametrize("end", ["its parent", "a signal"])
+def test_a_worker_can_be_stopped_while_it_fetches_its_model(
+    tmp_path, silent_proxy, behind_proxy, end
+):
+    words = ["--exit-with-parent", "--listen", "127.0.0.1:0"]
+    with running(*words, env=behind_proxy, stdin=subprocess.PIPE) as worker:
+        connection, _ = silent_proxy.accept()
+        with connection:
+            if end == "its parent":
+                worker.stdin.close()
+            else:
+                worker.terminate()
+
+            assert worker.wait(30) == 0
+        assert "Traceback" not in worker.stderr.read()
+    assert not list(tmp_path.glob(".downloads/*"))
+
+
+def test_a_command_that_is_stopped_tells_the_signal(silent_proxy, behind_proxy):
+    with running("models", "pull", "mobile_sam", env=behind_proxy) as command:
+        connection, _ = silent_proxy.accept()
+        with connection:
+            command.send_signal(signal.SIGINT)
+
+            assert command.wait(30) == 128 + signal.SIGINT
+        assert command.stderr.read() == ""
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_worker_can_be_stopped_while_it_loads_its_model(model_dir, engine):
+    # A pipe that nobody writes to: loading it never ends.
+    graph = model_dir / "wide" / "encoder.onnx"
+    graph.unlink()
+    os.mkfifo(graph)
+    words = ["--model", "wide", "--model-dir", str(model_dir), "--engine", engine]
+    with running("--listen", "127.0.0.1:0", *words) as worker:
+        line = next(line for line in worker.stderr if "listening" in line)
+        with grpc.insecure_channel(line.rpartition("target=")[2].strip()) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            response = health.Check(health_pb2.HealthCheckRequest())
+            assert response.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        worker.terminate()
+
+        assert worker.wait(30) == 0
 
 
 @pytest.mark.parametrize("end", ["its parent", "a signal"])

@@ -20,8 +20,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default():
 @pytest.mark.parametrize(
     ("arguments", "environ", "message"),
     [
-        (["--threads", "0"], {}, "0 is not 1 or more"),
-        (["--threads", "two"], {}, "two"),
+        (["--threads", "0"], {}, "--threads: '0' is not a whole number, from 1 to 4096"),
+        (["--threads", "two"], {}, "'two' is not a whole number"),
+        ([], {"SAM_THREADS": "abc"}, "'abc' is not a whole number, from 1 to 4096 [SAM_THREADS]"),
+        ([], {"MODEL_MEMORY_MIB": "-1"}, "'-1' is not a whole number, 1 or more"),
+        ([], {"MAX_MESSAGE_MIB": "2048"}, "'2048' is not a whole number, from 1 to 2047"),
+        ([], {"MAX_IMAGE_PIXELS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1} [MAX_IMAGE_PIXELS]"),
+        ([], {"MAX_PROMPTS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1}"),
+        ([], {"MAX_POINTS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1}"),
         ([], {"SAM_ENGINE": "tensorflow"}, "'tensorflow' is not auto or one of"),
         ([], {"LOG_LEVEL": "LOUD"}, "'LOUD' is not DEBUG"),
     ],
@@ -32,3 +38,10 @@ def test_an_unusable_setting_ends_with_a_message(arguments, environ, message, ca
 
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_tells_of_the_models_command(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"], {})
+
+    assert "sam-worker models" in capsys.readouterr().out

@@ -42,7 +42,7 @@ def save(tmp_path):
 def test_a_checkpoint_becomes_a_model_that_is_found(state, save, tmp_path):
     spec = import_checkpoint(save(state), tmp_path / "models")
 
-    assert spec == find_models(tmp_path / "models")["mobile_sam"]
+    assert spec == find_models(tmp_path / "models").spec("mobile_sam")
     assert spec.architecture == "mobile_sam"
     assert spec.embedding_shapes == {"image_embedding": (1, 256, 64, 64)}
     for name, values in read_weights(spec.folder).items():
@@ -65,7 +65,7 @@ def test_checkpoints_of_one_architecture_stand_side_by_side(state, save, tmp_pat
     import_checkpoint(path, tmp_path / "models")
     import_checkpoint(path, tmp_path / "models", name="cells-2")
 
-    models = find_models(tmp_path / "models")
+    models = find_models(tmp_path / "models").specs
     assert {"mobile_sam", "cells-2"} <= set(models)
     assert models["cells-2"].title == "cells-2 (MobileSAM)"
 
@@ -84,6 +84,13 @@ def test_a_name_that_is_taken_is_refused(state, save, tmp_path):
 
     with pytest.raises(ModelFileError, match="exists already"):
         import_checkpoint(path, tmp_path / "models")
+
+
+def test_the_name_of_a_bundled_model_is_refused(state, save, tmp_path):
+    with pytest.raises(ModelFileError, match=r"the name 'quickstart' is taken by .*; choose"):
+        import_checkpoint(save(state), tmp_path / "models", name="quickstart")
+
+    assert list(find_models(tmp_path / "models").specs) == ["quickstart"]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

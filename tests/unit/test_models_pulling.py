@@ -9,11 +9,12 @@ import threading
 import pytest
 import torch
 
-from sam_inference.models import command
+from sam_inference.models import ModelFileError, command
 from sam_inference.models.architectures import read_architecture
 from sam_inference.models.catalogue import CATALOGUE, CatalogueEntry
 from sam_inference.models.checkpoint import CheckpointError
 from sam_inference.models.download import DownloadError, download
+from sam_inference.models.importing import import_checkpoint
 from sam_inference.models.pulling import pull
 
 
@@ -296,14 +297,39 @@ def test_the_command_lists_imports_verifies_and_finds(checkpoint, tmp_path, caps
     assert run("path") == (0, (f"{tmp_path / 'models'}\n", ""))
     assert run("path", "mine") == (0, (f"{folder}\n", ""))
     assert run("verify") == (0, ("mine: as imported\n", ""))
-    with (folder / "encoder.weights").open("ab") as file:
-        file.write(b"more")
-    status, (_, errors) = run("verify")
-    assert status == 1
-    assert "has changed since the import" in errors
     status, (_, errors) = run("path", "yours")
     assert status == 1
-    assert "no model named 'yours'; there are: quickstart, mine" in errors
+    assert "no model named 'yours'; there are: quickstart, mine; can be pulled: mobile" in errors
     status, (_, errors) = run("pull", "mobile_sam", "--from", str(path))
     assert status == 1
     assert "but mobile_sam.pt has 40728226" in errors
+
+
+def test_verify_goes_through_all_models_whatever_is_wrong_with_them(checkpoint, tmp_path, capsys):
+    path = tmp_path / "mine.pt"
+    path.write_bytes(checkpoint)
+    for name in ("longer", "gutted", "sound"):
+        import_checkpoint(path, tmp_path / "models", name=name)
+    with (tmp_path / "models/longer/encoder.weights").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "models/gutted/decoder.weights").unlink()
+
+    assert command.models_main(["verify"], tmp_path / "models") == 1
+
+    verified = capsys.readouterr()
+    assert verified.out == "sound: as imported\n"
+    anew = "remove the folder, and pull or import the model again"
+    assert f"gutted/decoder.weights: no such file; {anew}" in verified.err
+    assert f"longer/encoder.weights: has changed since the import; {anew}" in verified.err
+
+    assert command.models_main(["verify", "gutted"], tmp_path / "models") == 1
+    assert "gutted/decoder.weights" in capsys.readouterr().err
+
+
+def test_a_broken_folder_is_not_pulled_over(entry, mirror, tmp_path):
+    (tmp_path / "mobile_sam").mkdir()
+
+    with pytest.raises(ModelFileError, match=r"model\.json: no such file; remove the folder"):
+        pull(entry, tmp_path)
+
+    assert not mirror.requests

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam_inference.models.catalogue import CATALOGUE
+
 BUNDLED = Path(__file__).parent
 """Folder of the models that come with the package."""
 
 DEFAULT_MODEL = "quickstart"
+
+MAKE_ANEW = "remove the folder, and pull or import the model again"
+"""What to do about a model folder that is not as it should be."""
 
 
 class ModelFileError(Exception):
@@ -75,11 +80,44 @@ class ModelSpec:
         return self.folder / "decoder.onnx"
 
 
+@dataclass(frozen=True, slots=True)
+class FoundModels:
+    """The models that there are.
+
+    Attributes:
+        model_dir: where those are that are not bundled.
+        specs: the sound ones by name, the bundled ones first.
+        problems: what is wrong with other folders, or with `model_dir` itself, by path.
+    """
+
+    model_dir: Path
+    specs: dict[str, ModelSpec]
+    problems: dict[Path, ModelFileError]
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return the model `name`.
+
+        Raises:
+            ModelFileError: there is none, or its folder is not as it should be.
+        """
+        if name in self.specs:
+            return self.specs[name]
+        for path in (self.model_dir / name, self.model_dir):
+            if path in self.problems:
+                raise self.problems[path]
+        to_pull = [entry for entry in CATALOGUE if entry not in self.specs]
+        raise ModelFileError(
+            f"no model named {name!r}; there are: {', '.join(self.specs)}; "
+            f"can be pulled: {', '.join(to_pull) or 'none'} (MODEL_DIR is {self.model_dir})"
+        )
+
+
 def read_spec(folder: Path) -> ModelSpec:
     """Read the `model.json` of a model folder.
 
     Raises:
-        ModelFileError: a file is missing, or a field is missing or of the wrong type.
+        ModelFileError: a file is missing or cannot be read, or a field is missing or of the
+            wrong type.
     """
     path = folder / "model.json"
     try:
@@ -102,32 +140,59 @@ def read_spec(folder: Path) -> ModelSpec:
             folder=folder,
             architecture=data.get("architecture"),
         )
+        # An import notes its files there, weights included.
+        for name in ("encoder.onnx", "decoder.onnx", *data.get("files", ())):
+            (folder / name).stat()
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{error.filename}: no such file; {MAKE_ANEW}") from error
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror}") from error
+        raise ModelFileError(f"{error.filename}: {error.strerror}") from error
     except KeyError as error:
-        raise ModelFileError(f"{path}: the field {error} is missing") from error
+        raise ModelFileError(f"{path}: the field {error} is missing; {MAKE_ANEW}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    for graph in (spec.encoder, spec.decoder):
-        if not graph.is_file():
-            raise ModelFileError(f"{graph}: no such file")
+        raise ModelFileError(f"{path}: {error}; {MAKE_ANEW}") from error
     return spec
 
 
-def find_models(model_dir: Path) -> dict[str, ModelSpec]:
-    """Return the bundled models and those in folders below `model_dir`, by name.
+def find_models(model_dir: Path) -> FoundModels:
+    """Find the bundled models and those in folders below `model_dir`.
 
-    Raises:
-        ModelFileError: a folder with a `model.json` is not a complete model, or two
-            folders claim the same name.
+    A folder that is not as it should be stands in the way of no other.
     """
-    specs: dict[str, ModelSpec] = {}
-    for root in (BUNDLED, model_dir):
-        for path in sorted(root.glob("[!.]*/model.json")):
-            spec = read_spec(path.parent)
-            if spec.name in specs:
-                raise ModelFileError(
-                    f"{path}: the name {spec.name!r} is taken by {specs[spec.name].folder}"
-                )
-            specs[spec.name] = spec
-    return specs
+    found = FoundModels(model_dir, {}, {})
+    try:
+        folders = sorted(model_dir.iterdir())
+    except FileNotFoundError:
+        folders = []  # as it is before the first import
+    except OSError as error:
+        folders = []
+        found.problems[model_dir] = ModelFileError(
+            f"MODEL_DIR: {model_dir}: {error.strerror}; a folder that can be read was expected"
+        )
+    for folder in [*sorted(BUNDLED.iterdir()), *folders]:
+        if folder.name.startswith(".") or not _has_spec(folder):
+            continue
+        try:
+            spec = read_spec(folder)
+        except ModelFileError as error:
+            found.problems[folder] = error
+            continue
+        if spec.name in found.specs:
+            found.problems[folder] = ModelFileError(
+                f"{folder}: the name {spec.name!r} is taken by {found.specs[spec.name].folder}; "
+                "write another into its model.json"
+            )
+        else:
+            found.specs[spec.name] = spec
+    return found
+
+
+def _has_spec(folder: Path) -> bool:
+    """Whether this is a model's folder; one that cannot be looked into may be."""
+    try:
+        (folder / "model.json").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True

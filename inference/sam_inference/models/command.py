@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam_inference.models import BUNDLED, ModelFileError, ModelSpec, find_models
+from sam_inference.models import BUNDLED, ModelFileError, find_models
 from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.importing import import_checkpoint, verify_model
 from sam_inference.models.pulling import pull
@@ -23,13 +23,12 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
 
     Args:
         arguments: what follows on the command line.
-        model_dir: where models are, unless `arguments` say.
+        model_dir: where models are.
 
     Returns:
         The exit status.
     """
     flags = _parser(model_dir).parse_args(arguments)
-    model_dir = flags.model_dir
     try:
         match flags.command:
             case "list":
@@ -44,10 +43,12 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
             case "verify":
                 return _verify(flags.names, model_dir)
             case "export-triton":
-                export_triton(_spec(flags.name, model_dir), flags.repository, flags.backend)
+                export_triton(
+                    find_models(model_dir).spec(flags.name), flags.repository, flags.backend
+                )
                 print(flags.repository)
             case "path":
-                print(_spec(flags.name, model_dir).folder if flags.name else model_dir)
+                print(find_models(model_dir).spec(flags.name).folder if flags.name else model_dir)
     except (ModelFileError, OSError) as error:
         print(f"sam-worker models: {error}", file=sys.stderr)
         return 1
@@ -56,13 +57,9 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
 
 def _parser(model_dir: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sam-worker models", description="List, fetch, check and import models."
-    )
-    parser.add_argument(
-        "--model-dir",
-        default=model_dir,
-        type=Path,
-        help=f"where models are, {model_dir} unless given [MODEL_DIR]",
+        prog="sam-worker models",
+        description="List, fetch, check and import models.",
+        epilog=f"Models are kept below {model_dir}; --model-dir names another place [MODEL_DIR].",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="show the models that are here and those to be had")
@@ -88,14 +85,16 @@ def _parser(model_dir: Path) -> argparse.ArgumentParser:
 def _list(model_dir: Path) -> None:
     row = "{:<14} {:<9} {:>9}  {:<11} {}"
     print(row.format("NAME", "STATE", "MIB", "LICENCE", "TITLE"))
-    specs = find_models(model_dir)
-    for spec in specs.values():
+    found = find_models(model_dir)
+    for spec in found.specs.values():
         state = "bundled" if spec.folder.parent == BUNDLED else "ready"
         print(row.format(spec.name, state, _mib(spec.file_bytes), spec.licence, spec.title))
     for entry in CATALOGUE.values():
-        if entry.name not in specs:
+        if entry.name not in found.specs:
             size = _mib(entry.size_bytes)
             print(row.format(entry.name, "to pull", size, entry.licence, entry.title))
+    for problem in found.problems.values():
+        print(problem, file=sys.stderr)
 
 
 def _mib(size_bytes: int) -> str:
@@ -103,25 +102,18 @@ def _mib(size_bytes: int) -> str:
 
 
 def _verify(names: Sequence[str], model_dir: Path) -> int:
-    status = 0
-    wanted = names or [
-        name for name, spec in find_models(model_dir).items() if spec.folder.parent != BUNDLED
-    ]
-    for name in wanted:
+    found = find_models(model_dir)
+    imported = [name for name, spec in found.specs.items() if spec.folder.parent != BUNDLED]
+    problems = [] if names else [str(problem) for problem in found.problems.values()]
+    for name in names or imported:
         try:
-            verify_model(_spec(name, model_dir))
+            verify_model(found.spec(name))
             print(f"{name}: as imported")
-        except ModelFileError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            status = 1
-    return status
-
-
-def _spec(name: str, model_dir: Path) -> ModelSpec:
-    specs = find_models(model_dir)
-    if name not in specs:
-        raise ModelFileError(f"no model named {name!r}; there are: {', '.join(specs)}")
-    return specs[name]
+        except (ModelFileError, OSError) as error:
+            problems.append(f"{name}: {error}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 class _ProgressBar:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sam_inference.models import ModelFileError, ModelSpec, read_spec
+from sam_inference.models import MAKE_ANEW, ModelFileError, ModelSpec, find_models, read_spec
 from sam_inference.models.architectures import Architecture, Parameter, Tensors, recognise
 from sam_inference.models.checkpoint import CheckpointError, read_checkpoint
 from sam_inference.models.digests import file_digest
@@ -54,6 +54,9 @@ def import_checkpoint(
     folder = model_dir / name
     if folder.exists():
         raise ModelFileError(f"{folder} exists already; remove it, or choose another name")
+    taken = find_models(model_dir).specs.get(name)
+    if taken is not None:
+        raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
     model_dir.mkdir(parents=True, exist_ok=True)
     # On the same file system, so that the rename below is one step.
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=model_dir))
@@ -79,10 +82,7 @@ def verify_model(spec: ModelSpec) -> None:
         raise ModelFileError(f"{spec.folder}: its model.json has no digests to compare with")
     for name, digest in files.items():
         if file_digest(spec.folder / name) != digest:
-            raise ModelFileError(
-                f"{spec.folder / name}: has changed since the import; remove the folder "
-                "and import the model again"
-            )
+            raise ModelFileError(f"{spec.folder / name}: has changed since the import; {MAKE_ANEW}")
 
 
 def _write(

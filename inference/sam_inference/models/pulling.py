@@ -37,7 +37,7 @@ def pull(
         OSError: a file cannot be read or written.
     """
     folder = model_dir / entry.name
-    if (folder / "model.json").is_file():
+    if folder.exists():
         return read_spec(folder)
     if source and "://" not in source:
         return _import_file(entry, Path(source), model_dir)

@@ -118,6 +118,9 @@ $(VENV)/.e2e: tests/e2e/requirements.txt $(VENV)/.dev
 	$(BIN)/pip install --quiet --requirement $<
 	touch $@
 
+.PHONY: label-studio
+label-studio: $(LABEL_STUDIO_VENV)/.installed ## Set up Label Studio, for e2e and screenshots
+
 .PHONY: e2e
 e2e: $(VENV)/.e2e $(LABEL_STUDIO_VENV)/.installed ## Set up and drive a real Label Studio in Chromium
 	$(BIN)/python -m pytest -m e2e tests/e2e

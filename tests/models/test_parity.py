@@ -142,9 +142,8 @@ def test_mobile_sam_on_pytorch_equals_its_predictor(mobile_sam):
     check_parity(mobile_sam, "pytorch", "portrait")
 
 
-@pytest.mark.parametrize("engine", ["openvino", "pytorch"])
-def test_vit_b_equals_the_official_predictor(large_models, engine):
-    check_parity(large_models("sam_vit_b"), engine, "portrait")
+def test_vit_b_on_pytorch_equals_the_official_predictor(large_models):
+    check_parity(large_models("sam_vit_b"), "pytorch", "portrait")
 
 
 @pytest.mark.large

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sam_inference.models.checkpoint import CheckpointError, read_checkpoint
+from sam_inference.models.checkpoint import (
+    CheckpointError,
+    as_float32,
+    is_floating,
+    read_checkpoint,
+)
 
 
 @pytest.fixture
@@ -64,6 +69,40 @@ def test_the_tensors_of_a_state_dict_are_read_as_they_are(save):
         assert not tensors[name].flags.writeable
 
 
+def test_bfloat16_is_widened_exactly(save):
+    tensor = torch.randn(6, 5).bfloat16()
+    state = {"plain": tensor, "turned": tensor.t(), "scalar": torch.tensor(1.5).bfloat16()}
+
+    tensors = read_checkpoint(save(state))
+
+    for name, expected in state.items():
+        assert is_floating(tensors[name])
+        assert tensors[name].shape == expected.shape
+        np.testing.assert_array_equal(
+            as_float32(tensors[name]), np.atleast_1d(expected.float().numpy()), strict=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "names"),
+    [
+        ({"epoch": 3, "model": {"weight": torch.ones(4)}}, "model"),
+        (
+            {"optimizer": {"state": {0: torch.ones(4)}, "param_groups": [{"lr": 0.1}]}, "net": {}},
+            "optimizer, net",
+        ),
+    ],
+)
+def test_a_state_dict_within_a_checkpoint_of_training_is_pointed_at(save, checkpoint, names):
+    with pytest.raises(CheckpointError, match=f"holds dictionaries, '{names}'; save the one"):
+        read_checkpoint(save(checkpoint))
+
+
+def test_a_whole_module_is_answered_with_how_to_save_its_state_dict(save):
+    with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\), FILE\)"):
+        read_checkpoint(save(torch.nn.Linear(2, 2)))
+
+
 def test_a_module_s_state_dict_with_its_version_numbers_is_read(save):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
@@ -89,7 +128,7 @@ def test_code_in_a_checkpoint_is_never_run(save, payload, protocol, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     path = save({"weight": payload}, pickle_protocol=protocol)
 
-    with pytest.raises(CheckpointError, match=r"it names \w+\.(system|eval)"):
+    with pytest.raises(CheckpointError, match=r"it names '\w+\.(system|eval)'"):
         read_checkpoint(path)
 
     assert not (tmp_path / "pwned").exists()
@@ -141,7 +180,7 @@ def test_the_pickle_that_the_following_cases_vary_is_sound(rewrite):
         ({"length": -4}, "has 16 bytes"),
         ({"key": "7"}, "the data of weight is missing"),
         ({"key": "../../etc/passwd"}, "the data of weight is missing"),
-        ({"storage": "UntypedStorage"}, "it names torch.UntypedStorage"),
+        ({"storage": "UntypedStorage"}, "it names 'torch.UntypedStorage'"),
     ],
 )
 def test_a_tensor_outside_its_data_is_refused(rewrite, changes, message):
@@ -157,10 +196,15 @@ def test_a_tensor_outside_its_data_is_refused(rewrite, changes, message):
         (pickle.PROTO + b"\x02" + pickle.STOP, "damaged"),
         (pickle.dumps([1, 2], 2), "no dictionary"),
         (pickle.dumps({"weight": 1}, 2), "'weight' is not a tensor"),
-        (pickle.dumps({1: 2}, 2), "key of type int"),
+        (pickle.dumps({1: 2}, 2), "'1' is not a tensor"),
+        (pickle.dumps({1.5: 2}, 2), "key of type float"),
         (pickle.dumps({"a": b"bytes"}, 4), "opcode SHORT_BINBYTES"),
         # A memo of four billion places, which Python's own reader would allocate.
         (b"\x80\x02}r\xff\xff\xff\xff.", None),
+        # Nested deeper than could be printed, and so often that it would fill the memory.
+        (b"\x80\x02" + b")" + b"\x85" * 3000 + b"X\x01\0\0\0a\x93.", "a name that is no text"),
+        (b"\x80\x02)" + b"q\x00h\x00\x86" * 100 + b"h\x00\x93.", "a name that is no text"),
+        (b"\x80\x02c" + b"a" * 10_000 + b"\nb\n.", "it names 'a{100}', which"),
         # Nested deeper than a recursive reader could go.
         (b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", "key of type tuple"),
         (b"\x80\x02}(" + b")" + b"\x85" * 200_000 + b"Nu.", "key of type tuple"),

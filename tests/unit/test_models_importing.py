@@ -50,13 +50,15 @@ def test_a_checkpoint_becomes_a_model_that_is_found(state, save, tmp_path):
     verify_model(spec)
 
 
-def test_weights_of_other_precisions_become_float32(state, save, tmp_path):
-    halves = {name: tensor.half() for name, tensor in state.items()}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_become_float32(state, save, tmp_path, dtype):
+    converted = {name: tensor.to(dtype) for name, tensor in state.items()}
 
-    spec = import_checkpoint(save(halves), tmp_path / "models")
+    spec = import_checkpoint(save(converted), tmp_path / "models")
 
     name = "mask_decoder.iou_token.weight"
-    np.testing.assert_array_equal(read_weights(spec.folder)[name], halves[name].float().numpy())
+    expected = converted[name].float().numpy()
+    np.testing.assert_array_equal(read_weights(spec.folder)[name], expected)
 
 
 def test_checkpoints_of_one_architecture_stand_side_by_side(state, save, tmp_path):
@@ -129,7 +131,7 @@ NECK = "image_encoder.neck.0.weight"
             lambda state: state | {NECK: torch.full((256, 320, 1, 1), float("nan"))},
             "not finite",
         ),
-        (lambda state: {"model": state}, "'model' is not a tensor"),
+        (lambda state: {"model": state}, "'model'; save the one that is the state dict alone"),
         (lambda state: {}, "is missing; .* and .* more"),
     ],
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_inference.models.checkpoint import CheckpointError
+from sam_inference.models.checkpoint import CheckpointError, is_floating
 
 ARCHITECTURES = ("mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h")
 
@@ -122,7 +122,7 @@ def _differences(shapes: Mapping[str, tuple[int, ...]], tensors: Tensors) -> lis
             differences.append(f"{name} is missing")
         elif tensors[name].shape != shape:
             differences.append(f"{name} has the shape {tensors[name].shape}, not {shape}")
-        elif tensors[name].dtype.kind != "f":
+        elif not is_floating(tensors[name]):
             differences.append(f"{name} holds {tensors[name].dtype}, not floating-point numbers")
     differences += [
         f"{name} is not part of it"

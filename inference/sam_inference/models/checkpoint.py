@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_inference.models import ModelFileError
-from sam_inference.models.pickled import PickleError, StorageRecord, TensorRecord, read_state_dict
+from sam_inference.models.pickled import (
+    BFLOAT16,
+    PickleError,
+    StorageRecord,
+    TensorRecord,
+    read_state_dict,
+)
 
 # Those of SAM are below 100 kB.
 _MAX_PICKLE_BYTES = 16 << 20
@@ -45,7 +51,8 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the tensors of a checkpoint by name, read-only and mapped from the file.
 
     All of it is read once, to check it, and nothing kept, so that a checkpoint may be larger
-    than memory. The file must not change as long as the arrays are used.
+    than memory. The file must not change as long as the arrays are used. `is_floating` and
+    `as_float32` know the arrays that hold bfloat16, which NumPy does not.
 
     Raises:
         CheckpointError: the file is not one, is damaged, or holds more than tensors.
@@ -61,6 +68,20 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[np.generic]]:
             return _read_archive(archive, memory)
     except (PickleError, *_ZIP_ERRORS) as error:
         raise CheckpointError(f"{path}: is not a sound checkpoint: {error}") from error
+
+
+def is_floating(tensor: NDArray[np.generic]) -> bool:
+    """Whether a checkpoint's tensor holds floating-point numbers."""
+    return tensor.dtype.kind == "f" or tensor.dtype == BFLOAT16
+
+
+def as_float32(tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return a checkpoint's tensor in float32, contiguous, its bytes in the order of files."""
+    contiguous = np.ascontiguousarray(tensor)
+    if contiguous.dtype == BFLOAT16:
+        # It is the upper half of a float32.
+        return (contiguous.view("<u2").astype("<u4") << 16).view("<f4")
+    return contiguous.astype("<f4", copy=False)
 
 
 def _what_it_is(start: bytes) -> str:

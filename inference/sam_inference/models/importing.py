@@ -15,7 +15,7 @@ import numpy as np
 
 from sam_inference.models import MAKE_ANEW, ModelFileError, ModelSpec, find_models, read_spec
 from sam_inference.models.architectures import Architecture, Parameter, Tensors, recognise
-from sam_inference.models.checkpoint import CheckpointError, read_checkpoint
+from sam_inference.models.checkpoint import CheckpointError, as_float32, read_checkpoint
 from sam_inference.models.digests import file_digest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -114,7 +114,7 @@ def _write_weights(path: Path, parameters: list[Parameter], tensors: Tensors) ->
 
 
 def _write_tensor(file: BinaryIO, name: str, tensors: Tensors) -> None:
-    values = np.ascontiguousarray(tensors[name], "<f4")
+    values = as_float32(tensors[name])
     if not np.isfinite(values).all():
         raise CheckpointError(f"{name} holds values that are not finite: the file is damaged")
     file.write(values.data)

@@ -10,10 +10,14 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+BFLOAT16 = "V2"
+"""NumPy's name of what bfloat16 is held in: two bytes of no meaning to it."""
+
 STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": BFLOAT16,
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -22,6 +26,9 @@ STORAGE_DTYPES = {
     "BoolStorage": "|b1",
 }
 """NumPy's name of what each of PyTorch's storage classes holds, in the order of the file."""
+
+# Characters of a file's own words in a message.
+_MAX_TOLD = 100
 
 _REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
@@ -74,9 +81,15 @@ def read_state_dict(data: bytes) -> dict[str, TensorRecord]:
         raise PickleError(f"it is damaged ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict):
         raise PickleError("it holds no dictionary of tensors")
+    inner = [str(name) for name, value in state.items() if isinstance(value, dict)]
+    if inner:
+        raise PickleError(
+            f"it holds dictionaries, {', '.join(inner)[:_MAX_TOLD]!r}; save the one that is the "
+            "state dict alone: torch.save(torch.load(FILE)[NAME], NEW_FILE)"
+        )
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, TensorRecord):
-            raise PickleError(f"its entry {name!r} is not a tensor with a name")
+            raise PickleError(f"its entry {str(name)[:_MAX_TOLD]!r} is not a tensor with a name")
     return state
 
 
@@ -123,7 +136,8 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise PickleError("it is damaged (items of no dictionary)")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str):
+            # An optimizer's state, in a checkpoint to be told apart, has numbers as keys.
+            if not isinstance(key, (str, int)):
                 raise PickleError(f"it has a key of type {type(key).__name__}")
             target[key] = value
 
@@ -135,10 +149,16 @@ class _Machine:
 
     def push_global(self, module: object, name: object) -> None:
         """Name a function or class; only those that make up a state dict may be."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("it is damaged (a name that is no text)")
         known = (module, name) in (_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT)
         if not known and not (module == "torch" and name in STORAGE_DTYPES):
-            raise PickleError(f"it names {module}.{name}, which a state dict has no use for")
-        self.push(_Global(str(module), str(name)))
+            raise PickleError(
+                f"it names {f'{module}.{name}'[:_MAX_TOLD]!r}, which a state dict has no use for; "
+                "save that alone, in float32, float16 or bfloat16: "
+                "torch.save(model.state_dict(), FILE)"
+            )
+        self.push(_Global(module, name))
 
     def push_storage(self) -> None:
         """A persistent id: ("storage", class, key, device, length)."""

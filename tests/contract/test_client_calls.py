@@ -21,6 +21,7 @@ from sam_client import (
     ModelNotFoundError,
     Prompt,
     SamClient,
+    SamError,
     SegmentedMask,
 )
 from support import IMAGES
@@ -262,6 +263,20 @@ async def test_call_that_takes_too_long_ends(client_type, worker_target):
     async with client_type(worker_target, timeout_s=0.001) as client:
         with pytest.raises(DeadlineExceededError):
             await client.embed(bytes(40 * 1024 * 1024))  # no machine reads that in a millisecond
+
+
+async def test_closed_client_says_so(client_type, worker_target, photo):
+    async with client_type(worker_target) as client:
+        image_id = (await client.embed(photo)).image_id
+
+    for call in (
+        lambda: client.embed(photo),
+        lambda: anext(client.decode(image_id, [CLICK])),
+        lambda: anext(client.segment(photo, [CLICK])),
+        lambda: client.list_models(),
+    ):
+        with pytest.raises(SamError, match=r"^the client is closed$"):
+            await call()
 
 
 async def test_leaving_a_stream_stops_the_work(client_type, start_worker, photo):

@@ -386,3 +386,29 @@ def test_leaving_the_iterator_cancels_the_call(service, target):
         masks.close()
 
         assert service.cancelled.wait(WAIT_S)
+
+
+async def test_closing_the_async_client_cancels_what_waits_for_it(service, target):
+    service.script = [one_mask_then_wait(service)]
+    client = AsyncSamClient(target)
+    masks = client.decode("an-image", [CLICK])
+    await anext(masks)
+
+    await client.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await anext(masks)
+    assert await asyncio.to_thread(service.cancelled.wait, WAIT_S)
+
+
+def test_closing_the_client_fails_what_waits_for_it(service, target):
+    service.script = [one_mask_then_wait(service)]
+    client = SamClient(target)
+    masks = client.decode("an-image", [CLICK])
+    next(masks)
+
+    client.close()
+
+    with pytest.raises(SamError, match="CANCELLED"):
+        next(masks)
+    assert service.cancelled.wait(WAIT_S)

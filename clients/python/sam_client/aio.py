@@ -14,7 +14,7 @@ from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
 from sam_client import messages
 from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
-from sam_client.errors import EmbeddingNotFoundError, from_rpc_error
+from sam_client.errors import EmbeddingNotFoundError, sam_errors
 from sam_client.values import EmbeddedImage, Prompt, SegmentedMask, ServerInfo
 
 
@@ -22,7 +22,7 @@ class AsyncSamClient:
     """A connection to a worker; an async context manager.
 
     Make it in the event loop that uses it. It connects with the first call, reconnects by itself,
-    and carries any number of calls at the same time. Every method raises SamError.
+    and carries any number of calls at the same time. Every call raises SamError if it fails.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class AsyncSamClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection; a call under way ends in asyncio.CancelledError."""
         await self._channel.close()
 
     async def embed(
@@ -78,10 +78,8 @@ class AsyncSamClient:
             image=image, model=model, priority=messages.priority(background=background)
         )
         timeout_s = None if background else self._timeout_s
-        try:
+        with sam_errors():
             response = await self._stub.Embed(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
         return messages.embedded_image(response)
 
     async def decode(
@@ -164,23 +162,19 @@ class AsyncSamClient:
 
     async def list_models(self) -> ServerInfo:
         """Ask what the worker offers and how large requests may be."""
-        try:
+        with sam_errors():
             response = await self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
         return messages.server_info(response)
 
     async def _decode(self, request: pb.DecodeRequest) -> AsyncGenerator[SegmentedMask, None]:
         background = request.priority == pb.PRIORITY_BACKGROUND
-        call = self._stub.Decode(
-            request,
-            timeout=None if background else self._timeout_s,
-            metadata=messages.decode_metadata(request.image_id),
-        )
-        try:
-            async for response in call:
-                yield messages.segmented_mask(response)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
+        metadata = messages.decode_metadata(request.image_id)
+        with sam_errors():
+            call = self._stub.Decode(
+                request, timeout=None if background else self._timeout_s, metadata=metadata
+            )
+            try:
+                async for response in call:
+                    yield messages.segmented_mask(response)
+            finally:
+                call.cancel()

@@ -11,6 +11,8 @@ SamError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
@@ -72,8 +74,23 @@ class DeadlineExceededError(SamError):
     """The call took longer than its timeout."""
 
 
-def from_rpc_error(error: grpc.RpcError) -> SamError:
-    """Return the exception that says what a failed call (of either channel) means."""
+@contextmanager
+def sam_errors() -> Iterator[None]:
+    """Turn what a call of either channel fails with into the exception that says what it means."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _from_rpc_error(error) from error
+    except grpc.aio.UsageError as error:  # of a closed channel for asyncio
+        raise closed_client() from error
+
+
+def closed_client() -> SamError:
+    """Return the exception that says that the client was closed before the call."""
+    return SamError("the client is closed", grpc.StatusCode.CANCELLED)
+
+
+def _from_rpc_error(error: grpc.RpcError) -> SamError:
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     code = error.code()
     message = error.details() or code.name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import grpc
@@ -11,7 +12,7 @@ from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
 from sam_client import messages
 from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
-from sam_client.errors import EmbeddingNotFoundError, from_rpc_error
+from sam_client.errors import EmbeddingNotFoundError, closed_client, sam_errors
 from sam_client.values import EmbeddedImage, Prompt, SegmentedMask, ServerInfo
 
 
@@ -19,7 +20,7 @@ class SamClient:
     """A connection to a worker; a context manager.
 
     Threads may share it. It connects with the first call, reconnects by itself, and carries any
-    number of calls at the same time. Every method raises SamError.
+    number of calls at the same time. Every call raises SamError if it fails.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SamClient:
         self._channel = grpc.insecure_channel(target, options=channel_options(max_message_bytes))
         self._stub = SegmentAnythingServiceStub(self._channel)
         self._timeout_s = timeout_s
+        self._closed = False
 
     def __enter__(self) -> SamClient:
         """Return the client itself."""
@@ -55,7 +57,8 @@ class SamClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection; a call under way ends in SamError."""
+        self._closed = True
         self._channel.close()
 
     def embed(self, image: bytes, *, model: str = "", background: bool = False) -> EmbeddedImage:
@@ -71,10 +74,8 @@ class SamClient:
             image=image, model=model, priority=messages.priority(background=background)
         )
         timeout_s = None if background else self._timeout_s
-        try:
+        with self._errors():
             response = self._stub.Embed(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
         return messages.embedded_image(response)
 
     def decode(
@@ -147,23 +148,30 @@ class SamClient:
 
     def list_models(self) -> ServerInfo:
         """Ask what the worker offers and how large requests may be."""
-        try:
+        with self._errors():
             response = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
         return messages.server_info(response)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what a call fails with into SamError."""
+        try:
+            with sam_errors():
+                yield
+        except ValueError as error:  # of a closed channel, but also of an argument
+            if not self._closed:
+                raise
+            raise closed_client() from error
 
     def _decode(self, request: pb.DecodeRequest) -> Generator[SegmentedMask, None, None]:
         background = request.priority == pb.PRIORITY_BACKGROUND
-        call = self._stub.Decode(
-            request,
-            timeout=None if background else self._timeout_s,
-            metadata=messages.decode_metadata(request.image_id),
-        )
-        try:
-            for response in call:
-                yield messages.segmented_mask(response)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
+        metadata = messages.decode_metadata(request.image_id)
+        with self._errors():
+            call = self._stub.Decode(
+                request, timeout=None if background else self._timeout_s, metadata=metadata
+            )
+            try:
+                for response in call:
+                    yield messages.segmented_mask(response)
+            finally:
+                call.cancel()

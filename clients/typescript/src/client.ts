@@ -1,10 +1,10 @@
 // The client: three calls of the contract, and the one loop around them that every caller needs.
 import type { DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
-import { type CallOptions, Client, credentials, Metadata } from "@grpc/grpc-js";
+import { type CallOptions, Client, credentials, Metadata, status } from "@grpc/grpc-js";
 
 import { channelOptions, DEFAULT_MAX_MESSAGE_BYTES } from "./channel.js";
-import { EmbeddingNotFoundError, fromCallError } from "./errors.js";
+import { EmbeddingNotFoundError, fromCallError, SamError } from "./errors.js";
 import {
   type DecodeRequest,
   DecodeRequestSchema,
@@ -66,11 +66,13 @@ export interface DecodeOptions extends SegmentOptions {
 
 /**
  * A connection to a worker. It connects with the first call, reconnects by itself, and carries any
- * number of calls at the same time. Every method throws SamError.
+ * number of calls at the same time. Every call throws SamError if it fails, and the reason of its
+ * `signal` if it is aborted.
  */
 export class SegmentAnythingClient {
   readonly #client: Client;
   readonly #timeoutMs: number;
+  #closed = false;
 
   /** @param target `host:port` or `unix:/path/to/socket` */
   constructor(
@@ -82,8 +84,9 @@ export class SegmentAnythingClient {
     this.#timeoutMs = timeoutMs;
   }
 
-  /** Close the connection; a call after it fails. */
+  /** Close the connection, once calls under way have ended; a call after it throws SamError. */
   close(): void {
+    this.#closed = true;
     this.#client.close();
   }
 
@@ -147,6 +150,7 @@ export class SegmentAnythingClient {
     imageId: string,
     { signal, background }: EmbedOptions,
   ): AsyncGenerator<DecodeResponse, void, undefined> {
+    this.#throwIfClosed();
     signal?.throwIfAborted();
     const method = methodDefinition(SegmentAnythingService.method.decode);
     const metadata = new Metadata();
@@ -181,6 +185,7 @@ export class SegmentAnythingClient {
   ): Promise<MessageShape<M["output"]>> {
     const method = methodDefinition(description);
     return new Promise((resolve, reject) => {
+      this.#throwIfClosed();
       signal?.throwIfAborted();
       const call = this.#client.makeUnaryRequest(
         method.path,
@@ -198,6 +203,10 @@ export class SegmentAnythingClient {
       const cancel = () => call.cancel();
       signal?.addEventListener("abort", cancel);
     });
+  }
+
+  #throwIfClosed(): void {
+    if (this.#closed) throw new SamError(status.CANCELLED, "the client is closed");
   }
 
   #callOptions(background = false): CallOptions {

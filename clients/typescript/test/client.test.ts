@@ -372,6 +372,34 @@ test("nobody at the target is WorkerUnavailableError", async () => {
   }
 });
 
+test("a closed client says so", async () => {
+  const closed = new SegmentAnythingClient(target);
+  await closed.listModels();
+  closed.close();
+
+  for (const call of [
+    () => closed.listModels(),
+    () => closed.embed(photo),
+    () => collect(closed.decode(imageId, [CLICK])),
+    () => collect(closed.segment(photo, [CLICK])),
+  ]) {
+    await assert.rejects(call(), (error) => {
+      assert.ok(error instanceof SamError, String(error));
+      assert.equal(error.message, "the client is closed");
+      return true;
+    });
+  }
+});
+
+test("closing lets a call under way end", async () => {
+  const closing = new SegmentAnythingClient(target);
+  const answers = closing.decode(imageId, [CLICK, CLICK]);
+  assert.ok((await answers.next()).value);
+  closing.close();
+
+  assert.equal((await collect(answers)).length, 1);
+});
+
 /** A service that does as a test says, for what no worker can be brought to do, and its client. */
 async function serve(handlers: {
   embed: handleUnaryCall<EmbedRequest, EmbedResponse>;

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import re
+import shutil
 import socket
 import threading
 
@@ -127,6 +128,23 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(mirror, tmp_path):
 
     assert mirror.requests == ["bytes=600000-"]
     assert path.read_bytes() == mirror.content
+
+
+def test_the_space_that_is_needed_is_what_is_not_there_yet(entry, mirror, tmp_path, monkeypatch):
+    free = int(1.6 * entry.size_bytes)
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    needed = int(2.1 * entry.size_bytes)
+
+    with pytest.raises(DownloadError) as error:
+        pull(entry, tmp_path)
+    assert f"has {free >> 20} MiB left, and mobile_sam needs {needed >> 20} MiB" in str(error.value)
+
+    part = mirror.content[: 2 * entry.size_bytes // 3]
+    (tmp_path / ".downloads" / "mobile_sam.pt").write_bytes(part)
+    pull(entry, tmp_path)
+
+    assert mirror.requests == [f"bytes={len(part)}-"]
 
 
 def test_a_server_without_ranges_starts_again(mirror, tmp_path):

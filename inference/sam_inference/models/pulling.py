@@ -43,13 +43,15 @@ def pull(
         return _import_file(entry, Path(source), model_dir)
     downloads = model_dir / ".downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(model_dir).free
-    if free < _NEEDED_OF_SIZE * entry.size_bytes:
-        raise DownloadError(
-            f"{model_dir} has {free >> 20} MiB left, and {entry.name} needs "
-            f"{int(_NEEDED_OF_SIZE * entry.size_bytes) >> 20} MiB: free some, or set MODEL_DIR"
-        )
     checkpoint = downloads / entry.file_name
+    present = checkpoint.stat().st_size if checkpoint.exists() else 0
+    needed = int(_NEEDED_OF_SIZE * entry.size_bytes) - present
+    free = shutil.disk_usage(model_dir).free
+    if free < needed:
+        raise DownloadError(
+            f"{model_dir} has {free >> 20} MiB left, and {entry.name} needs {needed >> 20} MiB: "
+            "free some, or set MODEL_DIR"
+        )
     try:
         download(
             source or entry.url,

@@ -15,7 +15,7 @@ from typing import Protocol
 import orjson
 
 from sam_gateway.config import MIB, BatchOptions
-from sam_gateway.errors import GatewayError, LabelStudioAuthError
+from sam_gateway.errors import GatewayError, ImageUnavailableError, LabelStudioAuthError
 from sam_gateway.label_studio_api import LabelStudioApi
 from sam_gateway.logs import event
 from sam_gateway.predictor import PredictedTask
@@ -87,6 +87,7 @@ class Progress:
 class _State(enum.Enum):
     WAITING = enum.auto()  # for being predicted or, if it is, for being stored
     BUSY = enum.auto()
+    RESTING = enum.auto()  # after a failure of its own, until it is tried again
     READY = enum.auto()  # for those who ask
     KEPT = enum.auto()
     GONE = enum.auto()
@@ -98,7 +99,7 @@ class _Job:
     label_config: str
     options: BatchOptions
     characters: int
-    settled: asyncio.Future[None]  # done when it is predicted, or cannot be
+    settled: asyncio.Future[None]  # done when it is predicted, or cannot be soon
     state: _State = _State.WAITING
     askers: int = 0
     attempts: int = 0
@@ -197,6 +198,7 @@ class Batch:
             self._jobs[job.key] = job
             self._characters += characters
             project.failures.pop(task.id, None)
+        self._wake(job)
         if job.state is _State.WAITING:
             self._wait(job)
             self._waiting.move_to_end(job.key, last=False)
@@ -242,7 +244,8 @@ class Batch:
                 self._pause_s = 0.0
             except GatewayError as error:
                 self._failing(job, error)
-                if error.temporary:
+                # What fails for every job; the images of others may be elsewhere.
+                if error.temporary and not isinstance(error, ImageUnavailableError):
                     self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
                     await asyncio.sleep(self._pause_s)
             except Exception:  # the next one may do
@@ -308,7 +311,10 @@ class Batch:
         if job.state is _State.GONE:
             return
         if error.temporary and job.attempts < MAX_ATTEMPTS:
-            self._wait(job)
+            if isinstance(error, ImageUnavailableError):
+                self._rest(job)
+            else:
+                self._wait(job)
         elif job.prediction and (error.temporary or isinstance(error, LabelStudioAuthError)):
             job.state = _State.KEPT
             self.refusal = error
@@ -334,6 +340,18 @@ class Batch:
         job.state = _State.WAITING
         self._waiting[job.key] = job
         self._changed.set()
+
+    def _rest(self, job: _Job) -> None:
+        """Try a job again after a pause, or when it is asked for; nobody waits for it so long."""
+        job.state = _State.RESTING
+        job.settled.set_result(None)
+        pause_s = min(_FIRST_PAUSE_S * 2 ** (job.attempts - 1), _LONGEST_PAUSE_S)
+        asyncio.get_running_loop().call_later(pause_s, self._wake, job)
+
+    def _wake(self, job: _Job) -> None:
+        if job.state is _State.RESTING:
+            job.settled = asyncio.get_running_loop().create_future()
+            self._wait(job)
 
     def _leave(self, job: _Job) -> None:
         job.state = _State.GONE

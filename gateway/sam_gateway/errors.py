@@ -80,6 +80,8 @@ class ImageUnavailableError(GatewayError):
 class TemporarilyUnavailableError(ImageUnavailableError):
     """The image's host failed in a way that may pass; another attempt may help."""
 
+    temporary = True
+
 
 class LabelStudioAuthError(ImageUnavailableError):
     """Label Studio does not accept the gateway's token, or there is none."""

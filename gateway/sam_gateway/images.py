@@ -194,7 +194,7 @@ class ImageFetcher:
                     return image
             return await asyncio.wait_for(self._fetch(source.url), self._timeout_s)
         except asyncio.TimeoutError:
-            raise ImageUnavailableError(
+            raise TemporarilyUnavailableError(
                 f"{public(str(source.url))} took longer than {self._timeout_s:g} s "
                 "(IMAGE_TIMEOUT_S)",
                 field=source.field,

@@ -11,6 +11,7 @@ from yarl import URL
 from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jpeg, recorded, region_mask
 from sam_gateway import batch
 from sam_gateway.config import BatchOptions, Config
+from sam_gateway.images import ImageFetcher
 from sam_gateway.keys import BATCH
 
 SIZE = (1024, 683)
@@ -341,15 +342,78 @@ async def test_rectangles_that_can_none_be_read_are_a_failure(gateway):
 
 
 async def test_a_task_that_failed_can_be_asked_for_again(gateway, label_studio):
-    held = label_studio.files.pop("1.jpg")
+    async def gone(request):
+        del request
+        return web.Response(status=404)
+
+    label_studio.answer = gone
     assert await predict(gateway, task(1, rectangle())) == [[]]
     assert (await progress(gateway))["failed"] == 1
-    label_studio.files["1.jpg"] = held
+    label_studio.answer = None
 
     (entry,) = await predict(gateway, task(1, rectangle()))
 
     assert entry["result"]
     assert (await progress(gateway))["failed"] == 0
+
+
+@pytest.fixture
+def overloaded(label_studio, monkeypatch):
+    """The numbers of the images that Label Studio has no time for; they are asked for at once."""
+    monkeypatch.setitem(ImageFetcher.__init__.__kwdefaults__, "retry_delays_s", (0, 0))
+    numbers = set()
+
+    async def answer(request):
+        name = request.match_info["file"]
+        if int(name.removesuffix(".jpg")) in numbers:
+            return web.Response(status=503)
+        return web.Response(body=label_studio.files[name])
+
+    label_studio.answer = answer
+    return numbers
+
+
+async def test_an_image_that_is_not_had_for_a_while_is_tried_again(
+    overloaded, gateway, label_studio, monkeypatch
+):
+    monkeypatch.setattr(batch, "_FIRST_PAUSE_S", 0.001)
+    overloaded.add(1)
+
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+    assert (await progress(gateway))["failed"] == 0
+    overloaded.clear()
+
+    assert (await asyncio.wait_for(label_studio.posted.get(), 60))["task"] == 1
+    await until(gateway, done=1, failed=0)
+
+
+async def test_an_image_that_is_never_had_is_a_failure_in_the_end(overloaded, gateway, no_pause):
+    overloaded.add(1)
+
+    assert await predict(gateway, task(1, rectangle())) == [[]]
+
+    await until(gateway, failed=1, waiting=0)
+    (failure,) = (await progress(gateway))["failures"]
+    assert failure["reason"] == "image_unavailable"
+
+
+async def test_a_task_whose_image_is_not_had_keeps_nobody_waiting(
+    open_gateway, settings, overloaded, monkeypatch
+):
+    """It rests for longer than the test lasts, and is tried again when it is asked for."""
+    for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S", "ANSWER_WITHIN_S"):
+        monkeypatch.setattr(batch, name, 3600)
+    monkeypatch.setattr(batch, "_AT_ONCE", 1)
+    client = await open_gateway(**settings)
+    overloaded.add(1)
+
+    entries = await predict(client, task(1, rectangle()), task(2, rectangle()))
+
+    assert [bool(entry) for entry in entries] == [False, True]
+    assert (await progress(client))["waiting"] == 1
+    overloaded.clear()
+    (entry,) = await predict(client, task(1, rectangle()))
+    assert region_mask(entry["result"][0]).any()
 
 
 async def test_a_failure_of_the_gateway_itself_is_one_of_the_task(gateway, caplog, monkeypatch):
@@ -386,13 +450,20 @@ async def test_a_prediction_whose_caller_has_gone_is_stored(gateway, label_studi
 
 async def test_what_waits_is_bounded(gateway, label_studio, no_time, monkeypatch):
     monkeypatch.setattr(batch, "MAX_TASKS", 2)
-    label_studio.answer = lambda request: asyncio.Event().wait()
+    released = asyncio.Event()
+
+    async def held(request):
+        await released.wait()
+        return web.Response(body=label_studio.files[request.match_info["file"]])
+
+    label_studio.answer = held
 
     await predict(gateway, *(task(number, rectangle()) for number in range(4)))
 
     found = await progress(gateway)
     assert (found["waiting"], found["failed"]) == (2, 2)
     assert {failure["reason"] for failure in found["failures"]} == {"batch_full"}
+    released.set()
 
 
 async def test_no_more_is_predicted_than_there_is_room_for(

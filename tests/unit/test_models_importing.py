@@ -1,12 +1,14 @@
 """A checkpoint becomes a model folder, complete or not at all."""
 
+import fcntl
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from sam_inference.models import ModelFileError, find_models, read_spec
+from sam_inference.models import ModelFileError, find_models, importing, read_spec
 from sam_inference.models.architectures import (
     ARCHITECTURES,
     read_architecture,
@@ -14,7 +16,7 @@ from sam_inference.models.architectures import (
     recognise,
 )
 from sam_inference.models.checkpoint import CheckpointError
-from sam_inference.models.importing import import_checkpoint, verify_model
+from sam_inference.models.importing import import_checkpoint, sole_import, verify_model
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,44 @@ def test_a_checkpoint_of_another_model_is_refused_and_leaves_nothing(
     with pytest.raises(CheckpointError, match=message):
         import_checkpoint(path, tmp_path / "models")
 
-    assert not list(tmp_path.glob("models/*"))
+    assert [path.name for path in tmp_path.glob("models/*")] in ([], [".lock"])
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(state, save, tmp_path):
+    for name in (".unfinished", ".unfinished-of-an-earlier-version"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "encoder.weights").write_bytes(b"half")
+
+    import_checkpoint(save(state), tmp_path / "models")
+
+    assert {path.name for path in tmp_path.glob("models/*")} == {".lock", "mobile_sam"}
+
+
+def test_an_import_waits_for_another_and_leaves_it_alone(state, save, tmp_path):
+    path = save(state)
+    with ThreadPoolExecutor(1) as threads:
+        with sole_import(tmp_path / "models") as unfinished:
+            (unfinished / "encoder.weights").write_bytes(b"half")
+            other = threads.submit(import_checkpoint, path, tmp_path / "models")
+            # What the other one waits for.
+            with (tmp_path / "models" / ".lock").open() as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (unfinished / "encoder.weights").rename(tmp_path / "kept")
+
+        verify_model(other.result())
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_an_import_that_is_ended_leaves_nothing(state, save, tmp_path, monkeypatch, end):
+    def ended(path):
+        raise end
+
+    monkeypatch.setattr(importing, "file_digest", ended)
+
+    with pytest.raises(end):
+        import_checkpoint(save(state), tmp_path / "models")
+
+    assert [path.name for path in tmp_path.glob("models/*")] == [".lock"]
 
 
 def test_a_swapped_checkpoint_is_refused(state, save, tmp_path):

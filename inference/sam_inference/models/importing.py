@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,22 +54,40 @@ def import_checkpoint(
             f"the name {name!r} cannot be used: letters, digits, '.', '_' and '-' are expected"
         )
     folder = model_dir / name
-    if folder.exists():
-        raise ModelFileError(f"{folder} exists already; remove it, or choose another name")
-    taken = find_models(model_dir).specs.get(name)
-    if taken is not None:
-        raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
-    model_dir.mkdir(parents=True, exist_ok=True)
-    # On the same file system, so that the rename below is one step.
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=model_dir))
-    try:
+    with sole_import(model_dir) as unfinished:
+        if folder.exists():
+            raise ModelFileError(f"{folder} exists already; remove it, or choose another name")
+        taken = find_models(model_dir).specs.get(name)
+        if taken is not None:
+            raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
         _write(architecture, tensors, unfinished, name=name, checkpoint=path)
-        unfinished.chmod(0o755)
         unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return read_spec(folder)
+
+
+@contextmanager
+def sole_import(model_dir: Path) -> Iterator[Path]:
+    """Be the only import below `model_dir`, made if it is not there; others wait for its end.
+
+    Yields:
+        An empty folder to write into, on the same file system as the models, so that renaming it
+        is one step. What is left of it in the end is removed, as is what an import that was
+        killed left.
+
+    Raises:
+        OSError: the folders cannot be made.
+    """
+    model_dir.mkdir(parents=True, exist_ok=True)
+    with (model_dir / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in model_dir.glob(".unfinished*"):
+            shutil.rmtree(left)
+        unfinished = model_dir / ".unfinished"
+        try:
+            unfinished.mkdir()
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def verify_model(spec: ModelSpec) -> None:

@@ -9,7 +9,7 @@ from sam_inference.models import ModelSpec, read_spec
 from sam_inference.models.catalogue import CatalogueEntry
 from sam_inference.models.digests import file_digest
 from sam_inference.models.download import DownloadError, Progress, download
-from sam_inference.models.importing import import_checkpoint
+from sam_inference.models.importing import import_checkpoint, sole_import
 
 # The weights are written beside the checkpoint before that is removed, and a little more.
 _NEEDED_OF_SIZE = 2.1
@@ -46,7 +46,8 @@ def pull(
     checkpoint = downloads / entry.file_name
     present = checkpoint.stat().st_size if checkpoint.exists() else 0
     needed = int(_NEEDED_OF_SIZE * entry.size_bytes) - present
-    free = shutil.disk_usage(model_dir).free
+    with sole_import(model_dir):  # after the room that another import takes, or left taken
+        free = shutil.disk_usage(model_dir).free
     if free < needed:
         raise DownloadError(
             f"{model_dir} has {free >> 20} MiB left, and {entry.name} needs {needed >> 20} MiB: "

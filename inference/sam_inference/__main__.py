@@ -18,6 +18,7 @@ from sam_inference.engines import EngineError, choose_engine
 from sam_inference.models import ModelFileError, ModelSpec, find_models
 from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.command import models_main
+from sam_inference.models.importing import has_other_graphs
 from sam_inference.models.pulling import pull
 from sam_inference.registry import OfferedModel, Registry
 from sam_inference.server import serve, when_stdin_closes
@@ -38,6 +39,14 @@ def _find_or_fetch(config: Config) -> dict[str, ModelSpec]:
     found = find_models(config.model_dir)
     for problem in found.problems.values():
         log.warning("not offered reason=%r", str(problem))
+    for name, spec in found.specs.items():
+        if has_other_graphs(spec):
+            log.warning(
+                "graphs of another version name=%s; `sam-worker models update %s` brings those "
+                "of this one",
+                name,
+                name,
+            )
     entry = CATALOGUE.get(config.model)
     if entry is not None and entry.name not in found.specs:
         log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)

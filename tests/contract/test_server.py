@@ -24,11 +24,19 @@ SERVICE = "segment_anything.v1.SegmentAnythingService"
 
 @pytest.fixture
 def model_dir(tmp_path):
-    """Two models: `wide`, with embeddings as large as SAM's, and `broken`, which lacks a graph."""
+    """Two models, `wide` and `broken`.
+
+    `wide` has embeddings as large as SAM's, and graphs of another version; `broken` lacks one.
+    """
     for name in ("wide", "broken"):
         shutil.copytree(BUNDLED / "quickstart", tmp_path / name)
         path = tmp_path / name / "model.json"
-        changes = {"name": name, "embedding": {"image_embedding": [1, 256, 64, 64]}}
+        changes = {
+            "name": name,
+            "embedding": {"image_embedding": [1, 256, 64, 64]},
+            "architecture": "mobile_sam",
+            "files": {"encoder.onnx": "its digest"},
+        }
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     (tmp_path / "broken" / "decoder.onnx").unlink()
     return tmp_path
@@ -191,6 +199,7 @@ def test_models_that_cannot_be_served_are_told_of_and_the_others_served(start_wo
     assert [model.name for model in response.models] == ["quickstart"]
     log = "".join(worker.log)
     assert f"{model_dir}/broken/decoder.onnx: no such file" in log
+    assert "graphs of another version name=wide; `sam-worker models update wide` brings" in log
     assert "not offered name=wide reason='EMBEDDING_CACHE_MIB is 1" in log
 
 

@@ -2,13 +2,22 @@
 
 import fcntl
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from sam_inference.models import ModelFileError, find_models, importing, read_spec
+from sam_inference.models import (
+    BUNDLED,
+    ModelFileError,
+    architectures,
+    find_models,
+    importing,
+    read_spec,
+)
 from sam_inference.models.architectures import (
     ARCHITECTURES,
     read_architecture,
@@ -16,7 +25,14 @@ from sam_inference.models.architectures import (
     recognise,
 )
 from sam_inference.models.checkpoint import CheckpointError
-from sam_inference.models.importing import import_checkpoint, sole_import, verify_model
+from sam_inference.models.command import models_main
+from sam_inference.models.importing import (
+    has_other_graphs,
+    import_checkpoint,
+    sole_import,
+    update_model,
+    verify_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +226,79 @@ def test_a_model_folder_says_where_it_comes_from(state, save, tmp_path):
     assert data["checkpoint"] == "fine-tuned.pt"
     assert set(data["files"]) == {path.name for path in spec.folder.iterdir()} - {"model.json"}
     assert read_spec(spec.folder) == spec
+
+
+@pytest.fixture
+def earlier(state, save, tmp_path, monkeypatch):
+    """A model imported by an earlier version: other graphs, and weights in another order."""
+
+    def read_earlier(name):
+        architecture = read_architecture(name)
+        weights = {}
+        for file, parameters in architecture.weights.items():
+            weights[file], offset = [], 0
+            for parameter in reversed(parameters):
+                weights[file].append(replace(parameter, offset=offset))
+                offset += 4 * math.prod(parameter.shape)
+        places = {
+            file: {item.name: {"shape": item.shape, "offset": item.offset} for item in items}
+            for file, items in weights.items()
+        }
+        files = architecture.files | {
+            "decoder.onnx": b"slow",
+            "parameters.json": json.dumps(places).encode(),
+        }
+        return replace(architecture, files=files, weights=weights)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(architectures, "read_architecture", read_earlier)
+        return import_checkpoint(save(state, "mine.pt"), tmp_path / "models", name="cells")
+
+
+def test_a_model_of_an_earlier_version_gets_the_graphs_of_this_one(earlier, state, save, tmp_path):
+    (tmp_path / "models" / ".previous-cells").mkdir()
+    assert has_other_graphs(earlier)
+
+    update_model(earlier)
+
+    assert not has_other_graphs(earlier)
+    verify_model(earlier)
+    assert read_spec(earlier.folder) == earlier
+    for name, values in read_weights(earlier.folder).items():
+        np.testing.assert_array_equal(values, state[name].numpy())
+    anew = import_checkpoint(save(state, "mine.pt"), tmp_path / "anew", name="cells")
+    for path in anew.folder.iterdir():
+        assert (earlier.folder / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in tmp_path.glob("models/*")} == {".lock", "cells"}
+
+
+def test_a_damaged_model_is_not_updated(earlier):
+    with (earlier.folder / "decoder.weights").open("r+b") as file:
+        file.write(b"\x01")
+
+    with pytest.raises(ModelFileError, match=r"decoder\.weights: has changed since the import"):
+        update_model(earlier)
+
+    assert has_other_graphs(earlier)
+
+
+def test_the_command_tells_of_other_graphs_and_updates_them(earlier, capsys):
+    def run(*words):
+        status = models_main(words, earlier.folder.parent)
+        return status, capsys.readouterr().out
+
+    assert run("verify") == (
+        0,
+        "cells: as imported, with graphs of another version; `update` brings those of this one\n",
+    )
+    assert run("update") == (0, "cells: updated; workers use it after their next start\n")
+    assert run("update", "cells") == (0, "cells: has the graphs of this version\n")
+    assert run("verify", "cells") == (0, "cells: as imported\n")
+
+
+def test_a_model_that_was_not_imported_is_not_updated():
+    spec = read_spec(BUNDLED / "quickstart")
+
+    assert not has_other_graphs(spec)
+    with pytest.raises(ModelFileError, match="has no digests"):
+        update_model(spec)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sam_inference.models import BUNDLED, ModelFileError, find_models
+from sam_inference.models import BUNDLED, ModelFileError, ModelSpec, find_models
 from sam_inference.models.catalogue import CATALOGUE
-from sam_inference.models.importing import import_checkpoint, verify_model
+from sam_inference.models.importing import (
+    has_other_graphs,
+    import_checkpoint,
+    update_model,
+    verify_model,
+)
 from sam_inference.models.pulling import pull
 from sam_inference.models.triton_repository import BACKENDS, export_triton
 
@@ -41,7 +46,9 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
             case "import":
                 print(import_checkpoint(Path(flags.file), model_dir, name=flags.name).folder)
             case "verify":
-                return _verify(flags.names, model_dir)
+                return _each(flags.names, model_dir, _verify)
+            case "update":
+                return _each(flags.names, model_dir, _update)
             case "export-triton":
                 export_triton(
                     find_models(model_dir).spec(flags.name), flags.repository, flags.backend
@@ -73,6 +80,8 @@ def _parser(model_dir: Path) -> argparse.ArgumentParser:
     command.add_argument("--name", help="what to call it; the architecture's name if not given")
     command = commands.add_parser("verify", help="compare the files with what was imported")
     command.add_argument("names", nargs="*", metavar="name", help="all imported ones if none")
+    command = commands.add_parser("update", help="bring the graphs of this version to models")
+    command.add_argument("names", nargs="*", metavar="name", help="all imported ones if none")
     command = commands.add_parser("export-triton", help="write a model for a Triton server")
     command.add_argument("name")
     command.add_argument("repository", type=Path, help="Triton's model repository")
@@ -101,19 +110,39 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.1f}"
 
 
-def _verify(names: Sequence[str], model_dir: Path) -> int:
+def _each(names: Sequence[str], model_dir: Path, do: Callable[[ModelSpec], str]) -> int:
+    """Do something with the models `names`, all imported ones if none, and print what it says.
+
+    What is wrong with one is told, and stands in the way of no other.
+
+    Returns:
+        The exit status.
+    """
     found = find_models(model_dir)
     imported = [name for name, spec in found.specs.items() if spec.folder.parent != BUNDLED]
     problems = [] if names else [str(problem) for problem in found.problems.values()]
     for name in names or imported:
         try:
-            verify_model(found.spec(name))
-            print(f"{name}: as imported")
+            print(f"{name}: {do(found.spec(name))}")
         except (ModelFileError, OSError) as error:
             problems.append(f"{name}: {error}")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _verify(spec: ModelSpec) -> str:
+    verify_model(spec)
+    if has_other_graphs(spec):
+        return "as imported, with graphs of another version; `update` brings those of this one"
+    return "as imported"
+
+
+def _update(spec: ModelSpec) -> str:
+    if not has_other_graphs(spec):
+        return "has the graphs of this version"
+    update_model(spec)
+    return "updated; workers use it after their next start"
 
 
 class _ProgressBar:

@@ -8,15 +8,23 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from sam_inference.models import MAKE_ANEW, ModelFileError, ModelSpec, find_models, read_spec
-from sam_inference.models.architectures import Architecture, Parameter, Tensors, recognise
+from sam_inference.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Parameter,
+    Tensors,
+    read_architecture,
+    read_weights,
+    recognise,
+)
 from sam_inference.models.checkpoint import CheckpointError, as_float32, read_checkpoint
 from sam_inference.models.digests import file_digest
 
@@ -60,7 +68,10 @@ def import_checkpoint(
         taken = find_models(model_dir).specs.get(name)
         if taken is not None:
             raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
-        _write(architecture, tensors, unfinished, name=name, checkpoint=path)
+        model = json.loads(architecture.files["model.json"]) | {"checkpoint": path.name}
+        if name != architecture.name:
+            model |= {"name": name, "title": f"{name} ({model['title']})"}
+        _write(architecture, tensors, model, unfinished)
         unfinished.rename(folder)
     return read_spec(folder)
 
@@ -97,16 +108,65 @@ def verify_model(spec: ModelSpec) -> None:
         ModelFileError: a file differs, or no digests were noted.
         OSError: a file cannot be read.
     """
-    files = json.loads((spec.folder / "model.json").read_text()).get("files")
-    if not isinstance(files, dict):
+    files = _digests(spec)
+    if not files:
         raise ModelFileError(f"{spec.folder}: its model.json has no digests to compare with")
     for name, digest in files.items():
         if file_digest(spec.folder / name) != digest:
             raise ModelFileError(f"{spec.folder / name}: has changed since the import; {MAKE_ANEW}")
 
 
+def has_other_graphs(spec: ModelSpec) -> bool:
+    """Whether a model was imported with graphs other than those of this package.
+
+    Raises:
+        OSError: its model.json cannot be read.
+    """
+    digests = _digests(spec)
+    if not digests or spec.architecture not in ARCHITECTURES:
+        return False
+    files = read_architecture(spec.architecture).files
+    return any(
+        digests.get(graph.name) != hashlib.sha256(files[graph.name]).hexdigest()
+        for graph in (spec.encoder, spec.decoder)
+    )
+
+
+def update_model(spec: ModelSpec) -> None:
+    """Import a model anew from its own weights, for the graphs of this package.
+
+    Workers that have loaded it are not disturbed.
+
+    Raises:
+        ModelFileError: it is damaged, or was not imported from a checkpoint.
+        OSError: a file cannot be read or written.
+    """
+    verify_model(spec)
+    tensors = read_weights(spec.folder)
+    # Ended between the renames, this leaves the model under the hidden name, whole.
+    previous = spec.folder.with_name(f".previous-{spec.folder.name}")
+    with sole_import(spec.folder.parent) as unfinished:
+        _write(recognise(tensors), tensors, _model_json(spec), unfinished)
+        if previous.exists():
+            shutil.rmtree(previous)
+        spec.folder.rename(previous)
+        unfinished.rename(spec.folder)
+        shutil.rmtree(previous)
+
+
+def _model_json(spec: ModelSpec) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((spec.folder / "model.json").read_text())
+    return data
+
+
+def _digests(spec: ModelSpec) -> dict[str, str]:
+    """Return the digests noted when a model was imported; none if it was not."""
+    files = _model_json(spec).get("files")
+    return files if isinstance(files, dict) else {}
+
+
 def _write(
-    architecture: Architecture, tensors: Tensors, folder: Path, *, name: str, checkpoint: Path
+    architecture: Architecture, tensors: Tensors, model: Mapping[str, Any], folder: Path
 ) -> None:
     digests = {}
     for file_name, parameters in architecture.weights.items():
@@ -116,12 +176,8 @@ def _write(
         if file_name != "model.json":
             (folder / file_name).write_bytes(content)
             digests[file_name] = hashlib.sha256(content).hexdigest()
-    spec = json.loads(architecture.files["model.json"])
-    if name != architecture.name:
-        spec |= {"name": name, "title": f"{name} ({spec['title']})"}
-    spec |= {"checkpoint": checkpoint.name, "files": digests}
     # Last: what has a model.json is a model.
-    (folder / "model.json").write_text(json.dumps(spec, indent=2))
+    (folder / "model.json").write_text(json.dumps({**model, "files": digests}, indent=2))
 
 
 def _write_weights(path: Path, parameters: list[Parameter], tensors: Tensors) -> None:

@@ -61,10 +61,13 @@ class WorkerProcess:
         pause_s = _FIRST_PAUSE_S
         while True:
             started = time.monotonic()
-            code = await self._run()
+            try:
+                code, message = await self._run(), None
+            except OSError as error:  # such as no memory or no file handle left for a process
+                code, message = None, f"not started: {error}"
             if time.monotonic() - started > _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
-            _logger.error(event("worker_ended", code=code, restart_in_s=pause_s))
+            _logger.error(event("worker_ended", code=code, message=message, restart_in_s=pause_s))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -76,6 +76,24 @@ async def test_a_worker_that_cannot_start_does_not_keep_the_gateway_down(
     assert "restart_in_s=" in caplog.text
 
 
+async def test_a_worker_that_the_system_does_not_start_is_tried_again(
+    open_gateway, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setattr("sam_gateway.worker_process._FIRST_PAUSE_S", 0.001)
+    with monkeypatch.context() as missing:
+        missing.setattr(sys, "executable", str(tmp_path / "python"))
+        client = await open_gateway()
+
+        async def failed_twice():
+            while caplog.text.count('worker_ended message="not started: [Errno') < 2:
+                assert (await client.get("/health")).status == 200
+
+        await asyncio.wait_for(failed_twice(), 60)
+    body = click("data:,no image", key_point(1, 1, size=(9, 9)))
+
+    assert (await client.post("/predict", json=body)).status == 422  # by the worker: it is up
+
+
 class Command:
     """A started `sam-gateway`, with its log."""
 

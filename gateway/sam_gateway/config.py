@@ -129,10 +129,10 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
     )
 
 
-def parse_label_studio_url(text: str) -> URL:
-    """Read the address of Label Studio, which may end in a path; `host:port` means http.
+def parse_http_url(setting: str, text: str, port: int) -> URL:
+    """Read an address of a server, which may end in a path; `host:port` means http.
 
-    Raises ConfigError.
+    Raises ConfigError naming the setting and, as an example, an address with `port`.
     """
     text = text if "://" in text else f"http://{text}"
     try:
@@ -141,7 +141,16 @@ def parse_label_studio_url(text: str) -> URL:
     except ValueError:
         valid = None
     if not valid:
-        raise ConfigError("LABEL_STUDIO_URL: expected an address such as http://localhost:8080")
+        raise ConfigError(f"{setting}: expected an address such as http://localhost:{port}")
+    return url
+
+
+def parse_label_studio_url(text: str) -> URL:
+    """Read the address of Label Studio.
+
+    Raises ConfigError.
+    """
+    url = parse_http_url("LABEL_STUDIO_URL", text, 8080)
     if url.user is not None or url.password is not None:
         raise ConfigError("LABEL_STUDIO_URL: expected an address without user and password")
     return url.origin().with_path(url.path.rstrip("/"))
@@ -305,6 +314,6 @@ def _allowed_hosts(text: str) -> AllowedHosts:
 
 def _log_level(text: str) -> str:
     level = text.upper()
-    if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"LOG_LEVEL: expected DEBUG, INFO, WARNING or ERROR, got {text!r}")
     return level

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 from yarl import URL
 
 from sam_gateway.app import create_app
-from sam_gateway.config import Config, ConfigError, parse_config
+from sam_gateway.config import Config, ConfigError, parse_config, parse_http_url
 from sam_gateway.errors import GatewayError
 from sam_gateway.findings import Finding, label_config_findings, remedy
-from sam_gateway.gateway_client import basic_headers, configured_url, parse_gateway_url, route
+from sam_gateway.gateway_client import basic_headers, configured_url, route
 from sam_gateway.logs import set_up
 from sam_gateway.projects import Backend, Project, list_projects
 from sam_gateway.shapes import SHAPES
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     try:
         config = parse_config(others, environment)
-        url = parse_gateway_url(options.url) if options.url else None
+        url = parse_http_url("--url", options.url, 9090) if options.url else None
     except ConfigError as error:
         tell(Finding("fail", "settings", str(error), "correct this setting"))
     else:

@@ -4,18 +4,7 @@ import base64
 
 from yarl import URL
 
-from sam_gateway.config import Config, ConfigError
-
-
-def parse_gateway_url(text: str) -> URL:
-    """Read the address of a gateway; `host:port` means http.
-
-    Raises ConfigError.
-    """
-    url = URL(text if "://" in text else f"http://{text}")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError("--url: expected an address such as http://localhost:9090")
-    return url
+from sam_gateway.config import Config
 
 
 def configured_url(config: Config) -> URL:

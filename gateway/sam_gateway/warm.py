@@ -16,8 +16,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from sam_gateway.config import MIB, ConfigError, parse_config
-from sam_gateway.gateway_client import basic_headers, configured_url, parse_gateway_url, route
+from sam_gateway.config import MIB, ConfigError, parse_config, parse_http_url
+from sam_gateway.gateway_client import basic_headers, configured_url, route
 
 # Waiting for an image is waiting for clicks to be answered.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     tally = _Tally()
     try:
         config = parse_config(others, environment)
-        url = parse_gateway_url(options.url) if options.url else configured_url(config)
+        url = parse_http_url("--url", options.url, 9090) if options.url else configured_url(config)
         asyncio.run(_warm(url, basic_headers(config), options.project, tally))
     except (ConfigError, _WarmError) as error:
         print(f"sam-gateway warm: {error}", file=sys.stderr)

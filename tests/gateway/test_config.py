@@ -177,6 +177,7 @@ def test_secrets_are_not_shown():
         ("ALLOWED_IMAGE_HOSTS", "http://x"),
         ("PATH_PREFIX", "/a?b"),
         ("LOG_LEVEL", "LOUD"),
+        ("LOG_LEVEL", "CRITICAL"),  # the worker knows no such level
         ("OUTPUT", "brush,mask"),
         ("POLYGON_TOLERANCE", "-1"),
         ("POLYGON_TOLERANCE", "inf"),

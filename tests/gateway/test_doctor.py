@@ -185,8 +185,9 @@ async def test_another_server_is_no_gateway(examine, label_studio):
     assert outcome.levels["gateway"] == ["fail"]
 
 
-async def test_an_address_is_wanted(examine):
-    assert "fail  settings: --url: expected an address" in (await examine("--url", "ftp://x")).text
+@pytest.mark.parametrize("url", ["ftp://x", "http://localhost:port", "http://[::1"])
+async def test_an_address_is_wanted(examine, url):
+    assert "fail  settings: --url: expected an address" in (await examine("--url", url)).text
 
 
 def backend(url, **changes):

@@ -218,8 +218,9 @@ async def test_a_request_without_a_project_is_refused(gateway, body):
     assert (await response.json())["error"]["field"] in ("project", "body")
 
 
-async def test_settings_that_cannot_be_are_told(capsys):
-    assert warm.main(["--project", "7", "--url", "ftp://gateway"], {}) == 1
+@pytest.mark.parametrize("url", ["ftp://gateway", "http://gateway:port"])
+def test_settings_that_cannot_be_are_told(capsys, url):
+    assert warm.main(["--project", "7", "--url", url], {}) == 1
     assert "--url: expected an address" in capsys.readouterr().err
 
 

@@ -86,27 +86,33 @@ def best(candidates: Sequence[Candidate], options: AutomaticOptions) -> list[Can
     """Choose the best of those that coincide, at most `max_masks`, the best first."""
     boxes = np.array([found.box for found in candidates], np.float64).reshape(-1, 4)
     scores = np.array([found.predicted_iou for found in candidates], np.float64)
-    chosen = suppress_overlaps(boxes, scores, MAX_BOX_IOU)
-    return [candidates[i] for i in chosen[: options.max_masks]]
+    chosen = suppress_overlaps(boxes, scores, MAX_BOX_IOU, options.max_masks)
+    return [candidates[i] for i in chosen]
 
 
 def suppress_overlaps(
-    boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], max_iou: float
+    boxes: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    max_iou: float,
+    max_kept: int,
 ) -> list[int]:
     """Go through boxes from the best on and drop those that overlap one that was kept.
+
+    Takes time for each box that is kept, hence ends with the last that is wanted.
 
     Args:
         boxes: (N, 4), each (x_min, y_min, x_max, y_max) and not empty.
         scores: (N,); of equal ones the first wins.
         max_iou: boxes whose intersection over union is above it overlap.
+        max_kept: how many are wanted.
 
     Returns:
-        The places of those that are left, the best first.
+        The places of those that are kept, the best first.
     """
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     left = np.argsort(-scores, kind="stable")
-    kept = []
-    while left.size:
+    kept: list[int] = []
+    while left.size and len(kept) < max_kept:
         i, left = int(left[0]), left[1:]
         kept.append(i)
         low = np.maximum(boxes[i, :2], boxes[left, :2])

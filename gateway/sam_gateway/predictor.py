@@ -134,7 +134,8 @@ class TaskPredictor:
                 source = await asyncio.to_thread(
                     locate, value, task, field, await self._label_studio.find()
                 )
-                for item in best(await self._candidates(source, options), options):
+                candidates = await self._candidates(source, options)
+                for item in await asyncio.to_thread(best, candidates, options):
                     found += await asyncio.to_thread(
                         _item_regions, item, outputs, tag, index, labels, self._shape_options
                     )

@@ -1,5 +1,7 @@
 """Masks of everything: which are kept, and that they reach Label Studio."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -131,13 +133,13 @@ def test_boxes_overlap_from_an_iou_above_the_limit_on(shift, kept):
     # 100 x 10 and shifted: 83/117 = 0.709, 82/118 = 0.695.
     boxes = np.array([[0, 0, 100, 10], [shift, 0, 100 + shift, 10]], float)
 
-    assert suppress_overlaps(boxes, np.array([1.0, 0.5]), 0.7) == kept
+    assert suppress_overlaps(boxes, np.array([1.0, 0.5]), 0.7, 2) == kept
 
 
 def test_what_was_dropped_drops_nothing_itself():
     boxes = np.array([[0, 0, 100, 10], [15, 0, 115, 10], [30, 0, 130, 10]], float)
 
-    assert suppress_overlaps(boxes, np.array([0.9, 0.8, 0.7]), 0.7) == [0, 2]
+    assert suppress_overlaps(boxes, np.array([0.9, 0.8, 0.7]), 0.7, 3) == [0, 2]
 
 
 def test_suppression_is_that_of_the_definition():
@@ -154,7 +156,8 @@ def test_suppression_is_that_of_the_definition():
     for i in np.argsort(-scores):
         if all(iou(boxes[i], boxes[j]) <= 0.5 for j in expected):
             expected.append(int(i))
-    assert suppress_overlaps(boxes, scores, 0.5) == expected
+    assert suppress_overlaps(boxes, scores, 0.5, 200) == expected
+    assert suppress_overlaps(boxes, scores, 0.5, 7) == expected[:7]
 
 
 @pytest.fixture
@@ -206,7 +209,7 @@ async def test_everything_in_an_image_becomes_regions(predict):
     boxes = np.array(
         [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in map(np.nonzero, masks)], float
     )
-    assert len(suppress_overlaps(boxes, np.array(scores), 0.7)) == len(boxes)
+    assert len(suppress_overlaps(boxes, np.array(scores), 0.7, len(boxes))) == len(boxes)
 
 
 async def test_a_project_with_several_labels_gets_regions_without_any(predict):
@@ -249,6 +252,20 @@ async def test_too_many_masks_are_cut_to_the_best(predict):
     )
 
     assert len(await predict(ONE_LABEL, options)) == 1
+
+
+async def test_masks_are_chosen_beside_the_event_loop(predict, monkeypatch):
+    """Of a fine grid there are thousands, and meanwhile clicks are to be answered."""
+    threads = []
+
+    def watched(*arguments):
+        threads.append(threading.current_thread())
+        return best(*arguments)
+
+    monkeypatch.setattr("sam_gateway.predictor.best", watched)
+
+    assert await predict(ONE_LABEL)
+    assert threading.main_thread() not in threads
 
 
 async def test_a_prediction_that_grows_too_large_is_cut_to_the_best(predict, monkeypatch):

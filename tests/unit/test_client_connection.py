@@ -7,6 +7,7 @@ fail on demand.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -317,6 +318,13 @@ async def test_image_id_that_no_worker_gave_is_refused_here(service, target, kin
 
 
 @both
+async def test_longest_timeout_is_one(service, target, kind):
+    service.script = [lambda *_: pb.EmbedResponse(image_id="an-image")]
+
+    assert (await embed(kind, target, timeout_s=1e9)).image_id == "an-image"
+
+
+@both
 async def test_call_without_an_answer_ends_at_its_deadline(service, target, kind):
     released = threading.Event()
     service.script = [lambda *_: released.wait(WAIT_S)]
@@ -328,10 +336,20 @@ async def test_call_without_an_answer_ends_at_its_deadline(service, target, kind
 
 
 @both
-@pytest.mark.parametrize("size", [0, 2**31])
-async def test_message_size_that_grpc_cannot_count_is_refused(kind, size):
-    with pytest.raises(ValueError, match=f"^max_message_bytes: expected 1 to .*, got {size}$"):
-        kind("localhost:1", max_message_bytes=size)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_message_bytes", 0),
+        ("max_message_bytes", 2**31),
+        ("timeout_s", 0.0),
+        ("timeout_s", -1.0),
+        ("timeout_s", math.nan),
+        ("timeout_s", math.inf),
+    ],
+)
+async def test_option_that_grpc_cannot_count_is_refused(kind, option, value):
+    with pytest.raises(ValueError, match=f"^{option}: expected .*, got {value}$"):
+        kind("localhost:1", **{option: value})
 
 
 @both

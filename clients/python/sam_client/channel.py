@@ -7,6 +7,8 @@ import json
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # Neither gRPC nor Protocol Buffers count further.
 LARGEST_MESSAGE_BYTES = 2**31 - 1
+# Later deadlines overflow in gRPC, and are over at once.
+_LONGEST_TIMEOUT_S = 1e9
 
 # Every rpc of the service is safe to retry. A stream is retried only until its first message.
 # Three more attempts within about two seconds outlast a worker's restart behind a balancer.
@@ -24,6 +26,19 @@ _SERVICE_CONFIG = {
         }
     ]
 }
+
+
+def checked_timeout_s(timeout_s: float) -> float:
+    """Return a timeout that gRPC can count.
+
+    Raises:
+        ValueError: `timeout_s` is not above 0 and at most 1e9.
+    """
+    if not 0 < timeout_s <= _LONGEST_TIMEOUT_S:
+        raise ValueError(
+            f"timeout_s: expected more than 0 and at most {_LONGEST_TIMEOUT_S:g}, got {timeout_s}"
+        )
+    return timeout_s
 
 
 def channel_options(max_message_bytes: int) -> tuple[tuple[str, int | str], ...]:

@@ -11,7 +11,7 @@ import grpc
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1.segment_anything_pb2_grpc import SegmentAnythingServiceStub
 from sam_client import messages
-from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
+from sam_client.channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options, checked_timeout_s
 from sam_client.errors import EmbeddingNotFoundError, closed_client, sam_errors
 from sam_client.values import EmbeddedImage, Prompt, SegmentedMask, ServerInfo
 
@@ -37,10 +37,13 @@ class SamClient:
             timeout_s: the longest that one call to the worker may take, its retries included.
             max_message_bytes: the largest message to send or receive; an image takes its size and
                 a little more. The worker has a limit of its own, MAX_MESSAGE_MIB.
+
+        Raises:
+            ValueError: a number is out of range; the message begins with its name.
         """
+        self._timeout_s = checked_timeout_s(timeout_s)
         self._channel = grpc.insecure_channel(target, options=channel_options(max_message_bytes))
         self._stub = SegmentAnythingServiceStub(self._channel)
-        self._timeout_s = timeout_s
         self._closed = False
 
     def __enter__(self) -> SamClient:

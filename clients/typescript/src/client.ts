@@ -3,7 +3,7 @@ import type { DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/
 import { create } from "@bufbuild/protobuf";
 import { type CallOptions, Client, credentials, Metadata, status } from "@grpc/grpc-js";
 
-import { channelOptions, DEFAULT_MAX_MESSAGE_BYTES } from "./channel.js";
+import { channelOptions, checkedTimeoutMs, DEFAULT_MAX_MESSAGE_BYTES } from "./channel.js";
 import { EmbeddingNotFoundError, fromCallError, SamError } from "./errors.js";
 import {
   type DecodeRequest,
@@ -74,14 +74,17 @@ export class SegmentAnythingClient {
   readonly #timeoutMs: number;
   #closed = false;
 
-  /** @param target `host:port` or `unix:/path/to/socket` */
+  /**
+   * @param target `host:port` or `unix:/path/to/socket`
+   * @throws RangeError if an option is out of range.
+   */
   constructor(
     target: string,
     { timeoutMs = 60_000, maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES }: ClientOptions = {},
   ) {
+    this.#timeoutMs = checkedTimeoutMs(timeoutMs);
     const options = channelOptions(maxMessageBytes);
     this.#client = new Client(target, credentials.createInsecure(), options);
-    this.#timeoutMs = timeoutMs;
   }
 
   /** Close the connection, once calls under way have ended; a call after it throws SamError. */
@@ -109,6 +112,8 @@ export class SegmentAnythingClient {
    * Decode prompts on an embedded image and yield each mask as it arrives: prompts in any order,
    * the candidates of one prompt one after the other, best predicted IoU first. Leaving the loop
    * cancels the work on the worker.
+   *
+   * @throws RangeError if `imageId` cannot be an id that a worker gave.
    */
   async *decode(
     imageId: string,
@@ -152,6 +157,9 @@ export class SegmentAnythingClient {
   ): AsyncGenerator<DecodeResponse, void, undefined> {
     this.#throwIfClosed();
     signal?.throwIfAborted();
+    if (!/^[ -~]*$/.test(imageId)) {
+      throw new RangeError(`imageId: expected the id of an embedded image, got ${imageId}`);
+    }
     const method = methodDefinition(SegmentAnythingService.method.decode);
     const metadata = new Metadata();
     metadata.set("x-image-id", imageId); // lets a balancer find the worker that holds it

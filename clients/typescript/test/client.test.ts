@@ -359,6 +359,41 @@ test("a deadline ends a call", async () => {
   }
 });
 
+test("the longest timeout is one", async () => {
+  const patient = new SegmentAnythingClient(target, { timeoutMs: 1e12 });
+  try {
+    await patient.listModels();
+  } finally {
+    patient.close();
+  }
+});
+
+for (const options of [
+  { timeoutMs: 0 },
+  { timeoutMs: NaN },
+  { timeoutMs: Infinity },
+  { maxMessageBytes: 0 },
+  { maxMessageBytes: NaN },
+  { maxMessageBytes: 2 ** 31 },
+]) {
+  const [[name, value]] = Object.entries(options) as [[string, number]];
+  test(`${name} cannot be ${value}`, () => {
+    assert.throws(() => new SegmentAnythingClient(target, options), {
+      name: "RangeError",
+      message: new RegExp(`^${name}: expected .*, got ${value}$`),
+    });
+  });
+}
+
+test("an image id that no worker gave is refused here", async () => {
+  for (const unknown of ["ä", "a\nb"]) {
+    await assert.rejects(collect(client.decode(unknown, [CLICK])), {
+      name: "RangeError",
+      message: /^imageId: expected the id of an embedded image/,
+    });
+  }
+});
+
 test("nobody at the target is WorkerUnavailableError", async () => {
   const lonely = new SegmentAnythingClient("unix:/nonexistent/sam.sock");
   try {

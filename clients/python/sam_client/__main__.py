@@ -28,13 +28,12 @@ _TIMEOUT_S = 600.0  # the largest model takes most of a minute for an image on a
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 refused or failed, 2 wrong usage."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if options.command == "segment":
         try:
             options.prompt = _prompt(options)
         except ValueError as error:
-            parser.error(str(error))
+            options.wrong_usage(str(error))
     try:
         # How large a photo may be is for the worker to say.
         with (
@@ -73,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     segment = commands.add_parser("segment", parents=[common], help="cut out one object")
+    segment.set_defaults(wrong_usage=segment.error)
     segment.add_argument("image", type=Path, metavar="IMAGE")
     segment.add_argument(
         "--point",
@@ -101,10 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--model", default="", metavar="NAME", help="see `sam models`")
     segment.add_argument(
-        "-o", "--overlay", type=Path, metavar="FILE", help="write the photo with the masks on it"
+        "-o",
+        "--overlay",
+        type=_image_file,
+        metavar="FILE",
+        help="write the photo with the masks on it",
     )
     segment.add_argument(
-        "--mask", type=Path, metavar="FILE", help="write the best mask, white on black"
+        "--mask", type=_image_file, metavar="FILE", help="write the best mask, white on black"
     )
     segment.add_argument(
         "--json", action="store_true", help="print JSON with each mask as COCO run lengths"
@@ -127,6 +131,16 @@ def _numbers(form: str) -> Any:
         return numbers
 
     return read
+
+
+def _image_file(text: str) -> Path:
+    """Read the name of a file to write, while there is nothing yet that would be lost."""
+    path = Path(text)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise argparse.ArgumentTypeError(f"expected the name of an image, as x.png, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 def _prompt(options: argparse.Namespace) -> Prompt:

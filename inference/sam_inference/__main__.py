@@ -48,11 +48,10 @@ def _find_or_fetch(config: Config) -> dict[str, ModelSpec]:
                 name,
             )
     entry = CATALOGUE.get(config.model)
-    if entry is not None and entry.name not in found.specs:
-        log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)
-        return found.specs | {entry.name: pull(entry, config.model_dir)}
-    found.spec(config.model)
-    return found.specs
+    if entry is None or entry.name in found.specs or found.problem(entry.name):
+        return found.specs | {config.model: found.spec(config.model)}
+    log.info("fetching model=%s url=%s bytes=%d", entry.name, entry.url, entry.size_bytes)
+    return found.specs | {entry.name: pull(entry, config.model_dir)}
 
 
 def _offered_models(config: Config, specs: Mapping[str, ModelSpec]) -> dict[str, OfferedModel]:

@@ -174,6 +174,10 @@ def test_the_log_has_a_line_for_each_call_and_no_traceback(start_worker, dog):
             ["--model", "mobilesam"],
             "no model named 'mobilesam'; there are: quickstart, wide; can be pulled: mobile_sam",
         ),
+        (
+            ["--model", "mobile_sam", "--model-dir", __file__],
+            f"MODEL_DIR: {__file__}: Not a directory; a folder that can be read was expected",
+        ),
         (["--model", "broken"], "broken/decoder.onnx: no such file; remove the folder"),
         (
             ["--model", "wide", "--embedding-cache-mib", "1"],

@@ -141,6 +141,7 @@ def test_the_space_that_is_needed_is_what_is_not_there_yet(entry, mirror, tmp_pa
     assert f"has {free >> 20} MiB left, and mobile_sam needs {needed >> 20} MiB" in str(error.value)
 
     part = mirror.content[: 2 * entry.size_bytes // 3]
+    (tmp_path / ".downloads").mkdir()
     (tmp_path / ".downloads" / "mobile_sam.pt").write_bytes(part)
     pull(entry, tmp_path)
 
@@ -342,6 +343,17 @@ def test_verify_goes_through_all_models_whatever_is_wrong_with_them(checkpoint, 
 
     assert command.models_main(["verify", "gutted"], tmp_path / "models") == 1
     assert "gutted/decoder.weights" in capsys.readouterr().err
+
+
+def test_a_file_as_model_dir_is_told_of(entry, mirror, tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+
+    for model_dir in (path, path / "models"):
+        with pytest.raises(ModelFileError, match=f"MODEL_DIR: {model_dir}: a folder was expected"):
+            pull(entry, model_dir)
+
+    assert not mirror.requests
 
 
 def test_a_broken_folder_is_not_pulled_over(entry, mirror, tmp_path):

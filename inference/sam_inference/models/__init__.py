@@ -102,14 +102,18 @@ class FoundModels:
         """
         if name in self.specs:
             return self.specs[name]
-        for path in (self.model_dir / name, self.model_dir):
-            if path in self.problems:
-                raise self.problems[path]
+        problem = self.problem(name)
+        if problem is not None:
+            raise problem
         to_pull = [entry for entry in CATALOGUE if entry not in self.specs]
         raise ModelFileError(
             f"no model named {name!r}; there are: {', '.join(self.specs)}; "
             f"can be pulled: {', '.join(to_pull) or 'none'} (MODEL_DIR is {self.model_dir})"
         )
+
+    def problem(self, name: str) -> ModelFileError | None:
+        """Return what is wrong with the folder `name`, or with all of them."""
+        return self.problems.get(self.model_dir / name) or self.problems.get(self.model_dir)
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -86,9 +86,13 @@ def sole_import(model_dir: Path) -> Iterator[Path]:
         killed left.
 
     Raises:
+        ModelFileError: `model_dir` is no folder.
         OSError: the folders cannot be made.
     """
-    model_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ModelFileError(f"MODEL_DIR: {model_dir}: a folder was expected") from None
     with (model_dir / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in model_dir.glob(".unfinished*"):

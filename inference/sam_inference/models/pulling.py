@@ -41,9 +41,7 @@ def pull(
         return read_spec(folder)
     if source and "://" not in source:
         return _import_file(entry, Path(source), model_dir)
-    downloads = model_dir / ".downloads"
-    downloads.mkdir(parents=True, exist_ok=True)
-    checkpoint = downloads / entry.file_name
+    checkpoint = model_dir / ".downloads" / entry.file_name
     present = checkpoint.stat().st_size if checkpoint.exists() else 0
     needed = int(_NEEDED_OF_SIZE * entry.size_bytes) - present
     with sole_import(model_dir):  # after the room that another import takes, or left taken
@@ -53,6 +51,7 @@ def pull(
             f"{model_dir} has {free >> 20} MiB left, and {entry.name} needs {needed >> 20} MiB: "
             "free some, or set MODEL_DIR"
         )
+    checkpoint.parent.mkdir(exist_ok=True)
     try:
         download(
             source or entry.url,

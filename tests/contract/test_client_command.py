@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,19 @@ def test_command_runs_without_any_server_named(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("mask 0: ")
     assert read(overlay).shape == (600, 900, 3)
+
+
+def test_installation_without_a_worker_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "grpc_health", None)  # as if it were not installed
+    with socket.socket() as port:  # nobody listens there
+        port.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("sam_client.__main__._DEFAULT_PORT", port.getsockname()[1])
+
+        assert main(["models"]) == 1
+
+    reason = capsys.readouterr().err
+    assert "no worker listens at 127.0.0.1:" in reason
+    assert "pip install 'samserve[worker]'" in reason
 
 
 def test_private_worker_serves_and_is_gone_afterwards():

@@ -20,8 +20,9 @@ _STOP_TIMEOUT_S = 10.0
 
 
 def is_installed() -> bool:
-    """Say whether the worker's package can be run in this environment."""
-    return importlib.util.find_spec("sam_inference") is not None
+    """Say whether a worker can be run in this environment."""
+    # Its own package is in every installation; what it needs comes with the extra.
+    return importlib.util.find_spec("grpc_health") is not None
 
 
 @contextmanager

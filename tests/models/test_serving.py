@@ -110,8 +110,9 @@ def test_a_damaged_model_stops_the_worker_with_its_file(model_dir, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "encoder.weights").write_bytes(b"")
 
+    words = ["--listen", "127.0.0.1:0", "--model-dir", str(tmp_path), "--model", "cells"]
     worker = subprocess.run(
-        [sys.executable, "-m", "sam_inference", "--model-dir", str(tmp_path), "--model", "cells"],
+        [sys.executable, "-m", "sam_inference", *words],
         capture_output=True,
         text=True,
         timeout=60,

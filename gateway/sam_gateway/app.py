@@ -100,7 +100,10 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         worker = app[WORKER_PROCESS] = WorkerProcess(arguments, metrics.worker_starts)
         await worker.start()
     target = worker.target if worker else config.worker
-    async with session, AsyncSamClient(target, timeout_s=config.predict_timeout_s) as client:
+    client = AsyncSamClient(
+        target, timeout_s=config.predict_timeout_s, max_message_bytes=config.max_message_bytes
+    )
+    async with session, client:
         app[WORKER] = client
         watched = WatchedFetcher(fetcher, app[HISTORY], label_studio)
         app[SEGMENTER] = Segmenter(

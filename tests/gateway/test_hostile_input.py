@@ -161,6 +161,31 @@ async def test_an_image_beyond_the_largest_message_is_told_by_its_field(gateway,
     assert (await response.json())["error"]["field"] == "tasks[0].data.image"
 
 
+@pytest.mark.parametrize(
+    ("max_message_mib", "message"),
+    [("64", "raise MAX_MESSAGE_MIB of the worker"), ("66", "not an image")],
+)
+async def test_a_larger_image_is_the_workers_to_judge(
+    open_gateway, start_worker, label_studio, max_message_mib, message
+):
+    label_studio.files["18d1a805-a.jpg"] = bytes(65 * 2**20)
+    worker = start_worker("--max-message-mib", max_message_mib)
+    client = await open_gateway(
+        worker=worker.target,
+        label_studio_url=label_studio.url,
+        label_studio_token=LEGACY_TOKEN,
+        max_image_bytes=65 * 2**20,
+    )
+
+    response = await client.post("/predict", json=a_click())
+    worker.stop()
+
+    assert response.status == 422
+    error = (await response.json())["error"]
+    assert error["field"] == "tasks[0].data.image"
+    assert message in error["message"]
+
+
 async def test_secrets_stay_out_of_logs_and_answers(gateway, caplog, label_studio):
     caplog.set_level("DEBUG", "sam_gateway")
     token = "c0ffee" * 6

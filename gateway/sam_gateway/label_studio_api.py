@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import orjson
 from yarl import URL
 
 from sam_gateway.config import MIB
-from sam_gateway.errors import LabelStudioError, TemporarilyUnavailableError
+from sam_gateway.errors import (
+    InvalidRequestError,
+    LabelStudioError,
+    TemporarilyUnavailableError,
+)
 from sam_gateway.json_body import parse_json
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.reading import read_at_most
@@ -20,12 +24,14 @@ _PAGE_SIZE = 100
 # What Label Studio says about a request that it refuses.
 _MAX_DETAIL_CHARACTERS = 200
 
+_T = TypeVar("_T")
+
 
 class LabelStudioApi:
     """The API, as the owner of the token sees it.
 
     Every method raises LabelStudioAuthError if no token is accepted, and LabelStudioError if
-    Label Studio cannot be reached or answers an error.
+    Label Studio cannot be reached, answers an error, or is something else.
     """
 
     def __init__(self, label_studio: LabelStudio) -> None:
@@ -34,32 +40,31 @@ class LabelStudioApi:
 
     async def check_token(self) -> None:
         """Raise what every other call would raise too."""
-        await self._call("GET", "current-user/whoami")
+        await self._call(dict, "GET", "current-user/whoami")
 
     async def project(self, project_id: int) -> dict[str, Any]:
         """Return a project, `label_config` and all."""
-        found: dict[str, Any] = await self._call("GET", f"projects/{project_id}/")
-        return found
+        return await self._call(dict, "GET", f"projects/{project_id}/")
 
     async def projects(self) -> AsyncIterator[dict[str, Any]]:
         """Yield every project."""
         page, more = 1, True
         while more:
-            listed = await self._call("GET", "projects/", page=page, page_size=_PAGE_SIZE)
-            for project in listed["results"]:
+            listed = await self._call(dict, "GET", "projects/", page=page, page_size=_PAGE_SIZE)
+            for project in _part(listed, "results", list):
                 yield project
-            page, more = page + 1, bool(listed["next"])
+            page, more = page + 1, bool(listed.get("next"))
 
     async def backends(self, project_id: int) -> list[dict[str, Any]]:
         """Return the ML backends of a project; Label Studio calls each of them for that."""
-        found: list[dict[str, Any]] = await self._call("GET", "ml/", project=project_id)
-        return found
+        return await self._call(list, "GET", "ml/", project=project_id)
 
     async def tasks(self, project_id: int) -> AsyncIterator[object]:
         """Yield every task of a project, its data as it was imported."""
         page, seen, total = 1, 0, 1
         while seen < total:
             listed = await self._call(
+                dict,
                 "GET",
                 "tasks",
                 project=project_id,
@@ -67,10 +72,10 @@ class LabelStudioApi:
                 page_size=_PAGE_SIZE,
                 resolve_uri="false",  # else addresses in storages come as proxies for a browser
             )
-            for task in listed["tasks"]:
+            tasks, total = _part(listed, "tasks", list), _part(listed, "total", int)
+            for task in tasks:
                 yield task
-            page, seen = page + 1, seen + (len(listed["tasks"]) or listed["total"])
-            total = listed["total"]
+            page, seen = page + 1, seen + (len(tasks) or total)
 
     async def task_results(self, task_id: int | str) -> dict[str, list[dict[str, Any]]]:
         """Return the `annotations`, `drafts` and `predictions` of a task, in this order.
@@ -79,23 +84,27 @@ class LabelStudioApi:
         predictions.
         """
         return {
-            "annotations": await self._call("GET", f"tasks/{task_id}/annotations/"),
-            "drafts": await self._call("GET", f"tasks/{task_id}/drafts"),
+            "annotations": await self._call(list, "GET", f"tasks/{task_id}/annotations/"),
+            "drafts": await self._call(list, "GET", f"tasks/{task_id}/drafts"),
             "predictions": await self.predictions(task_id),
         }
 
     async def predictions(self, task_id: int | str) -> list[dict[str, Any]]:
         """Return the predictions of a task."""
-        found: list[dict[str, Any]] = await self._call("GET", "predictions/", task=task_id)
-        return found
+        return await self._call(list, "GET", "predictions/", task=task_id)
 
     async def add_prediction(self, prediction: dict[str, object]) -> None:
         """Store a prediction: its `task`, `result`, `score` and `model_version`."""
-        await self._call("POST", "predictions/", content=orjson.dumps(prediction))
+        await self._call(dict, "POST", "predictions/", content=orjson.dumps(prediction))
 
     async def _call(
-        self, method: str, path: str, content: bytes | None = None, **query: int | str
-    ) -> Any:
+        self,
+        expected: type[_T],
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        **query: int | str,
+    ) -> _T:
         root = await self._label_studio.find()
         if root is None:
             raise LabelStudioError("Label Studio's address is not known: set LABEL_STUDIO_URL")
@@ -114,7 +123,27 @@ class LabelStudioApi:
             )
         if body is None:
             raise LabelStudioError(f"Label Studio's answer to /api/{path} is too large")
-        return await parse_json(body)
+        try:
+            answer = await parse_json(body)
+        except InvalidRequestError as error:
+            raise _strange(f"the answer to {method} /api/{path}") from error
+        if not isinstance(answer, expected):
+            raise _strange(f"the answer to {method} /api/{path}")
+        return answer
+
+
+def _part(answer: dict[str, Any], key: str, expected: type[_T]) -> _T:
+    part = answer.get(key)
+    if not isinstance(part, expected):
+        raise _strange(f"an answer without {key!r}")
+    return part
+
+
+def _strange(what: str) -> LabelStudioError:
+    return LabelStudioError(
+        f"{what} is not what Label Studio gives: set LABEL_STUDIO_URL to the address of Label "
+        "Studio itself, not to that of a proxy with a login page of its own"
+    )
 
 
 def _detail(body: bytes | None) -> str:

@@ -57,7 +57,7 @@ def test_the_command_ends_quietly_when_nobody_reads_on():
             [sys.executable, "-m", "sam_gateway", "doctor"],
             stdout=nobody,
             stderr=subprocess.PIPE,
-            env={**os.environ, "SAM_WORKER": "127.0.0.1:1", "LABEL_STUDIO_URL": "not an address"},
+            env={**os.environ, "SAM_WORKER": "127.0.0.1:1", "LABEL_STUDIO_URL": "ftp://nowhere"},
             text=True,
         )
 
@@ -241,6 +241,28 @@ async def test_projects_are_examined(examine, label_studio, backends, config, le
     assert line.startswith(level)
     assert outcome.status == (1 if level == "fail" else 0)
     assert "secret" not in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda: web.Response(text="<html>Log in</html>"), "the answer to GET /api/projects/"),
+        (lambda: web.json_response([]), "the answer to GET /api/projects/"),
+        (lambda: web.json_response({}), "an answer without 'results'"),
+    ],
+)
+async def test_what_is_not_label_studio_is_told(examine, answer, told):
+    async def anything(request):
+        del request
+        return answer()
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", anything)
+    async with TestServer(app) as proxy:
+        outcome = await examine(LABEL_STUDIO_URL=str(proxy.make_url("/")))
+
+    assert outcome.levels["projects"] == ["warn"]
+    assert f"could not be listed: {told} is not what Label Studio gives" in outcome.text
 
 
 async def test_all_pages_of_projects_are_read(examine, label_studio, monkeypatch):

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jpeg, key_point
 from sam_gateway import warm
@@ -179,6 +181,39 @@ async def test_tasks_that_cannot_be_listed_any_more_end_it(run, label_studio, mo
     assert status == 1
     assert "Label Studio answers 404 to GET /api/tasks" in err
     assert re.search(r"[12] of 5 tasks", err)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda: web.Response(text="<html>Log in</html>"), "the answer to GET /api/tasks"),
+        (lambda: web.json_response({}), "an answer without 'tasks'"),
+    ],
+)
+async def test_a_list_of_tasks_that_is_none_is_told(
+    run, open_gateway, worker_target, label_studio, answer, told
+):
+    async def project(request):
+        del request
+        return web.json_response(label_studio.projects[0])
+
+    async def tasks(request):
+        del request
+        return answer()
+
+    app = web.Application()
+    app.router.add_get("/api/projects/7/", project)
+    app.router.add_get("/api/tasks", tasks)
+    async with TestServer(app) as proxy:
+        client = await open_gateway(
+            worker=worker_target,
+            label_studio_url=URL(str(proxy.make_url("/"))),
+            label_studio_token=LEGACY_TOKEN,
+        )
+        status, _, err = await run(url=client.make_url("/"))
+
+    assert status == 1
+    assert f"{told} is not what Label Studio gives" in err
 
 
 async def test_a_gateway_that_is_not_there_is_told(run, unused_tcp_port):

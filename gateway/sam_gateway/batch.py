@@ -15,7 +15,7 @@ from typing import Protocol
 import orjson
 
 from sam_gateway.config import MIB, BatchOptions
-from sam_gateway.errors import GatewayError, ImageUnavailableError, LabelStudioAuthError
+from sam_gateway.errors import UNEXPECTED, GatewayError, ImageUnavailableError, LabelStudioAuthError
 from sam_gateway.label_studio_api import LabelStudioApi
 from sam_gateway.logs import event
 from sam_gateway.predictor import PredictedTask
@@ -251,7 +251,7 @@ class Batch:
             except Exception:  # the next one may do
                 _logger.exception(event("batch_failed", project=job.task.project, task=job.task.id))
                 if job.state is not _State.GONE:
-                    self._failed(job, GatewayError.reason, "the gateway failed; its log has more")
+                    self._failed(job, GatewayError.reason, UNEXPECTED)
 
     def _next(self) -> _Job | None:
         """Take the first that waits or, without room for predictions, the first to be stored."""

@@ -15,6 +15,9 @@ GatewayError
     └── WorkerTimeoutError      504  it took too long
 """
 
+# What the caller is told of an exception that nobody foresaw.
+UNEXPECTED = "the gateway failed; its log has more"
+
 
 class GatewayError(Exception):
     """A failure that the caller is told about: what was wrong and what would be right."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from sam_gateway.errors import GatewayError
+from sam_gateway.errors import UNEXPECTED, GatewayError
 from sam_gateway.images import ImageSource
 from sam_gateway.label_config import MAX_CONFIG_CHARACTERS
 from sam_gateway.label_studio import LabelStudio
@@ -171,7 +171,7 @@ def now() -> datetime:
 def _told(error: Exception) -> tuple[str, str]:
     if isinstance(error, GatewayError):
         return error.reason, _shortened(f"{error.field}: {error}" if error.field else str(error))
-    return GatewayError.reason, "the gateway failed; its log has more"
+    return GatewayError.reason, UNEXPECTED
 
 
 def _shortened(text: str) -> str:

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sam_gateway.basic_auth import check_basic_auth
-from sam_gateway.errors import GatewayError, UnauthorizedError, WorkerBusyError
+from sam_gateway.errors import UNEXPECTED, GatewayError, UnauthorizedError, WorkerBusyError
 from sam_gateway.keys import CONFIG, HISTORY, METRICS
 from sam_gateway.logs import event
 from sam_gateway.views import json_response
@@ -83,7 +83,7 @@ async def _answer(
         headers.update({"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
     except Exception:
         _logger.exception(event("unexpected", id=request_id))
-        failure = GatewayError("the gateway failed; its log has more")
+        failure = GatewayError(UNEXPECTED)
     content = {"reason": failure.reason, "message": str(failure), "request_id": request_id}
     if failure.field:
         content["field"] = failure.field

@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sam_gateway import interactive
-from sam_gateway.errors import GatewayError, InvalidRequestError
+from sam_gateway.errors import UNEXPECTED, GatewayError, InvalidRequestError
 from sam_gateway.history import Prediction
 from sam_gateway.json_body import parse_json
 from sam_gateway.keys import (
@@ -138,8 +138,10 @@ async def warm(request: web.Request) -> web.StreamResponse:
         except ConnectionResetError:  # the caller has gone
             pass
         except GatewayError as error:
-            told = {"reason": error.reason, "message": str(error)}
-            await response.write(_line({"error": told}))
+            await response.write(_failure(error))
+        except Exception:  # the answer has begun: none with a status can take its place
+            _logger.exception(event("warm_failed", project=project))
+            await response.write(_failure(GatewayError(UNEXPECTED)))
     return response
 
 
@@ -182,6 +184,10 @@ def _check_label_config(schema: object, shapes: Sequence[str]) -> None:
 
 def _line(content: object) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _failure(error: GatewayError) -> bytes:
+    return _line({"error": {"reason": error.reason, "message": str(error)}})
 
 
 def _agent(request: web.Request) -> str:

@@ -216,6 +216,19 @@ async def test_a_list_of_tasks_that_is_none_is_told(
     assert f"{told} is not what Label Studio gives" in err
 
 
+async def test_a_failure_of_the_gateway_itself_ends_it(run, monkeypatch, caplog):
+    def broken(*arguments):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("sam_gateway.warming.parse_task", broken)
+
+    status, _, err = await asyncio.wait_for(run(), 60)
+
+    assert status == 1
+    assert "the gateway failed; its log has more. 0 of 5 tasks" in err
+    assert "a mistake" in caplog.text
+
+
 async def test_a_gateway_that_is_not_there_is_told(run, unused_tcp_port):
     status, _, err = await run(url=f"http://127.0.0.1:{unused_tcp_port}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sam_gateway.errors import GatewayError
-from sam_gateway.images import image_value, item_indices, locate
+from sam_gateway.images import image_source, image_value, item_indices
 from sam_gateway.label_config import ImageTag, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.logs import event
@@ -93,11 +93,7 @@ class EmbedAhead:
 
     async def _embed(self, image: _Image) -> None:
         try:
-            value, field = image.value()
-            # In a thread: of a data URI of many megabytes a digest is made.
-            source = await asyncio.to_thread(
-                locate, value, image.task, field, await self._label_studio.find()
-            )
+            source = await image_source(image.task, image.tag, image.item_index, self._label_studio)
             await self._segmenter.embed_ahead(source)
         except GatewayError as error:
             _skipped(image.task, error)

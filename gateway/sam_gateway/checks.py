@@ -15,7 +15,8 @@ import sam_client
 from sam_gateway.errors import GatewayError, LabelStudioAuthError
 from sam_gateway.findings import Finding
 from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
-from sam_gateway.tokens import Credential
+from sam_gateway.reading import cause
+from sam_gateway.tokens import Credential, headers
 
 _FIND_TIMEOUT_S = 0.5
 _TIMEOUT_S = 1.5
@@ -107,13 +108,11 @@ async def _token_finding(label_studio: LabelStudio, credential: Credential) -> F
 
 
 async def _who_am_i(label_studio: LabelStudio, credential: Credential) -> tuple[int, object]:
-    path = "/api/current-user/whoami"
-    header = await credential.authorization()
-    status, body = await label_studio.ask(path, header)
-    if status == 401:
-        renewed = await credential.authorization(rejected=header)
-        if renewed != header:
-            return await label_studio.ask(path, renewed)
+    status, body = 401, None
+    async for header in headers(credential):
+        status, body = await label_studio.ask("/api/current-user/whoami", header)
+        if status != 401:
+            break
     return status, body
 
 
@@ -158,8 +157,6 @@ async def worker_finding(
 def _cause(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return f"no answer within {_TIMEOUT_S:g} s"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
-    if isinstance(error, GatewayError | sam_client.SamError):
-        return str(error)
-    return type(error).__name__
+    if isinstance(error, aiohttp.ClientError):
+        return cause(error)
+    return str(error)

@@ -4,8 +4,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from defusedxml import ElementTree
-
 from sam_gateway.errors import GatewayError
 from sam_gateway.label_config import LabelConfig, Output, parse_label_config
 
@@ -100,36 +98,22 @@ def label_config_findings(text: str, shapes: Sequence[str] = ()) -> list[Finding
                 'add `<Image name="image" value="$image"/>`',
             )
         ]
-    smart = _smartness(text)
     return [
         finding
         for image in config.images
         for finding in (
-            _prompt_finding(config, image, smart),
+            _prompt_finding(config, image),
             *_output_findings(config, image, shapes),
-            *_silent_findings(config, image, smart),
+            *_silent_findings(config, image),
         )
     ]
 
 
-def _smartness(text: str) -> dict[str, str]:
-    """Return the `smart` attribute of each control, by name; parsing has succeeded before."""
-    result = {}
-    for element in ElementTree.fromstring(text, forbid_dtd=True).iter():
-        attributes = {key.lower(): value for key, value in element.attrib.items()}
-        smart_only = attributes.get("smartonly", "").lower() == "true"
-        smart = "true" if smart_only else attributes.get("smart", "").lower()
-        result[attributes.get("name", "")] = smart
-    return result
-
-
-def _prompt_finding(config: LabelConfig, image: str, smart: dict[str, str]) -> Finding:
+def _prompt_finding(config: LabelConfig, image: str) -> Finding:
     tags = [
         f"{control.name} ({control.kind})"
         for control in config.controls
-        if control.kind in _PROMPT_KINDS
-        and image in control.to_names
-        and smart[control.name] != "false"
+        if control.kind in _PROMPT_KINDS and image in control.to_names and control.smart
     ]
     if tags:
         return Finding("ok", "prompts", f"{image} is clicked on with {_listed(tags)}")
@@ -174,10 +158,10 @@ def _holds(output: Output, labels: Sequence[str]) -> bool:
     return not held or held.issuperset(labels)
 
 
-def _silent_findings(config: LabelConfig, image: str, smart: dict[str, str]) -> Iterator[Finding]:
+def _silent_findings(config: LabelConfig, image: str) -> Iterator[Finding]:
     for control in config.controls:
         is_silent = control.kind in _SILENT_KINDS and image in control.to_names
-        if is_silent and smart[control.name] != "false":
+        if is_silent and control.smart:
             yield Finding(
                 "warn",
                 "smart brush",

@@ -25,7 +25,7 @@ from sam_gateway.label_config import ImageTag
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.local_files import read_below
 from sam_gateway.prompts import Task
-from sam_gateway.reading import read_at_most
+from sam_gateway.reading import cause, read_at_most
 
 MAX_REDIRECTS = 5
 
@@ -123,6 +123,18 @@ def locate(value: str, task: Task, field: str, label_studio_url: URL | None) -> 
         path = path.removeprefix(prefix)
     url = _url(root + path, field)
     return ImageSource(str(url), field, url, local_file=_local_file(url, label_studio_url))
+
+
+async def image_source(
+    task: Task, tag: ImageTag, item_index: int | None, label_studio: LabelStudio
+) -> ImageSource:
+    """Tell where the image of a tag is, for a task of Label Studio.
+
+    Raises what `image_value` and `locate` raise.
+    """
+    value, field = image_value(task, tag, item_index)
+    # In a thread: of a data URI of many megabytes a digest is made.
+    return await asyncio.to_thread(locate, value, task, field, await label_studio.find())
 
 
 def decode_data_uri(value: str, max_bytes: int) -> bytes:
@@ -225,7 +237,7 @@ class ImageFetcher:
         except aiohttp.InvalidURL:
             raise ImageRefusedError(f"{public(str(url))} is not an address") from None
         except aiohttp.ClientError as error:
-            raise TemporarilyUnavailableError(f"{public(str(url))}: {_cause(error)}") from error
+            raise TemporarilyUnavailableError(f"{public(str(url))}: {cause(error)}") from error
         raise ImageUnavailableError(f"more than {MAX_REDIRECTS} redirects")
 
     async def _get(self, url: URL) -> aiohttp.ClientResponse:
@@ -256,12 +268,6 @@ def _held(task: Task, tag: ImageTag) -> object:
 
 def _too_large(max_bytes: int) -> ImageRefusedError:
     return ImageRefusedError(f"the image has more than {max_bytes / MIB:.4g} MiB (MAX_IMAGE_BYTES)")
-
-
-def _cause(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
-    return f"the connection failed ({type(error).__name__})"
 
 
 def _local_file(url: URL, label_studio_url: URL | None) -> str:

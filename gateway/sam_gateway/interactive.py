@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from yarl import URL
-
 from sam_gateway.errors import InvalidRequestError
-from sam_gateway.images import ImageSource, image_value, locate
-from sam_gateway.label_config import LabelConfig, parse_label_config
+from sam_gateway.images import ImageSource, image_source
+from sam_gateway.label_config import ImageTag, LabelConfig, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.prompts import ObjectPrompt, PromptGroup, Task
 from sam_gateway.results import ObjectMask, Region, regions
@@ -46,23 +44,18 @@ async def predict(
     found: list[Region] = []
     for group in groups:
         outputs = config.outputs(group.to_name, group.labels, shape_options.kinds)
-        # In a thread: of a data URI of many megabytes a digest is made.
-        source = await asyncio.to_thread(
-            _image_source, task, group, config, await label_studio.find()
+        source = await image_source(
+            task, _image_tag(config, group.to_name), group.item_index, label_studio
         )
         for mask in await segment(source, group.objects, group.prompt_ids):
             found += await asyncio.to_thread(regions, outputs, group, mask, shape_options)
     return found
 
 
-def _image_source(
-    task: Task, group: PromptGroup, config: LabelConfig, label_studio_url: URL | None
-) -> ImageSource:
-    tag = config.images.get(group.to_name)
+def _image_tag(config: LabelConfig, name: str) -> ImageTag:
+    tag = config.images.get(name)
     if tag is None:
         raise InvalidRequestError(
-            f"no <Image> named {group.to_name!r} with a task key such as $image",
-            field="label_config",
+            f"no <Image> named {name!r} with a task key such as $image", field="label_config"
         )
-    value, field = image_value(task, tag, group.item_index)
-    return locate(value, task, field, label_studio_url)
+    return tag

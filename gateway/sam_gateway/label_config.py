@@ -30,12 +30,14 @@ class ControlTag:
     """A tag that makes regions: its kind in lower case, its image tags and its labels.
 
     `labels` holds what is on the wire: the alias of a label that has one, else its value.
+    `smart` is whether its tool has a smart copy, which it has unless the config denies it.
     """
 
     kind: str
     name: str
     to_names: tuple[str, ...]
     labels: frozenset[str]
+    smart: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def parse_label_config(text: str) -> LabelConfig:
     except (ParseError, ValueError, DefusedXmlException) as error:
         raise InvalidRequestError(f"not a labeling config: {error}", field="label_config") from None
     images: dict[str, ImageTag] = {}
-    controls: list[tuple[str, str, str, set[str]]] = []
+    controls: list[tuple[str, dict[str, str], set[str]]] = []
     # Elements still to read, each with the labels of the control around it. A stack, so that
     # the depth of the config does not matter, and one visit each.
     pending: list[tuple[Element, set[str]]] = [(root, set())]
@@ -129,25 +131,36 @@ def parse_label_config(text: str) -> LabelConfig:
         element, labels = pending.pop()
         kind = element.tag.lower()
         attributes = {key.lower(): value for key, value in element.attrib.items()}
-        name = attributes.get("name", "")
         if kind == "image":
             source = attributes.get("valuelist") or attributes.get("value", "")
             if match := _TASK_KEY.fullmatch(source.strip()):
+                name = attributes.get("name", "")
                 images[name] = ImageTag(name, match[1])
         elif kind == "label":
             if label := attributes.get("alias") or attributes.get("value"):
                 labels.add(label)
         elif "toname" in attributes:
             labels = set()
-            controls.append((kind, name, attributes["toname"], labels))
+            controls.append((kind, attributes, labels))
         pending.extend((child, labels) for child in reversed(element))
     return LabelConfig(
         images,
         tuple(
-            ControlTag(kind, name, tuple(map(str.strip, to_names.split(","))), frozenset(labels))
-            for kind, name, to_names, labels in controls
+            ControlTag(
+                kind,
+                attributes.get("name", ""),
+                tuple(map(str.strip, attributes["toname"].split(","))),
+                frozenset(labels),
+                _is_smart(attributes),
+            )
+            for kind, attributes, labels in controls
         ),
     )
+
+
+def _is_smart(attributes: dict[str, str]) -> bool:
+    smart_only = attributes.get("smartonly", "").lower() == "true"
+    return smart_only or attributes.get("smart", "").lower() != "false"
 
 
 def _holding(controls: Sequence[ControlTag], labels: Sequence[str]) -> ControlTag | None:

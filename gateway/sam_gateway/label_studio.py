@@ -13,7 +13,7 @@ from sam_gateway.config import Config, ConfigError, parse_label_studio_url
 from sam_gateway.errors import ImageRefusedError, LabelStudioAuthError, TemporarilyUnavailableError
 from sam_gateway.logs import event
 from sam_gateway.reading import read_at_most
-from sam_gateway.tokens import Credential, credential, is_token
+from sam_gateway.tokens import Credential, credential, headers, is_token
 
 TOKEN_SETTING = "LABEL_STUDIO_API_KEY"
 
@@ -149,16 +149,11 @@ class LabelStudio:
     async def _open_as(
         self, credential: Credential, method: str, url: URL, content: bytes | None
     ) -> aiohttp.ClientResponse:
-        header = await credential.authorization()
-        for final in (False, True):
+        async for header in headers(credential):
             response = await self._send(method, url, content, header)
             if response.status != 401:
                 return response
             response.release()
-            renewed = header if final else await credential.authorization(rejected=header)
-            if renewed == header:
-                break
-            header = renewed
         raise LabelStudioAuthError(f"{credential.name} is refused (401)")
 
     async def _send(

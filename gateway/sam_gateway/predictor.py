@@ -15,7 +15,7 @@ from sam_gateway import interactive
 from sam_gateway.automatic import AutomaticOptions, Candidate, best, candidate, point_grid
 from sam_gateway.config import MIB, BatchOptions
 from sam_gateway.errors import GatewayError, InvalidRequestError, NoOutputTagError
-from sam_gateway.images import ImageSource, image_value, item_indices, locate
+from sam_gateway.images import ImageSource, image_source, item_indices
 from sam_gateway.label_config import ImageTag, LabelConfig, Output, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.label_studio_api import LabelStudioApi
@@ -130,10 +130,7 @@ class TaskPredictor:
         for tag, labels in _labelled_images(config, self._shape_options.kinds):
             outputs = config.outputs(tag.name, labels, self._shape_options.kinds)
             for index in item_indices(task, tag):
-                value, field = image_value(task, tag, index)
-                source = await asyncio.to_thread(
-                    locate, value, task, field, await self._label_studio.find()
-                )
+                source = await image_source(task, tag, index, self._label_studio)
                 candidates = await self._candidates(source, options)
                 for item in await asyncio.to_thread(best, candidates, options):
                     found += await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""Answers of other servers, up to a limit."""
+"""Answers of other servers, up to a limit, and why there is none."""
 
 import aiohttp
 
@@ -15,3 +15,10 @@ async def read_at_most(response: aiohttp.ClientResponse, max_bytes: int) -> byte
         if len(body) > max_bytes:
             return None
     return bytes(body)
+
+
+def cause(error: aiohttp.ClientError) -> str:
+    """Say why a server gave no answer."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+    return f"the connection failed ({type(error).__name__})"

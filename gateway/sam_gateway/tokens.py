@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import orjson
@@ -78,6 +78,18 @@ class PersonalAccessToken:
                 self._header = f"Bearer {access}"
                 self._expires = time.monotonic() + _lifetime_s(access)
             return self._header
+
+
+async def headers(credential: Credential) -> AsyncIterator[str]:
+    """Yield the Authorization header; to who goes on because it was refused, a newer one.
+
+    There may be none. Raises what exchanging a token raises.
+    """
+    header = await credential.authorization()
+    yield header
+    renewed = await credential.authorization(rejected=header)
+    if renewed != header:
+        yield renewed
 
 
 def is_token(text: str) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from sam_client import EmbeddedImage
 from sam_gateway.errors import GatewayError
-from sam_gateway.images import ImageSource, image_value, item_indices, locate
+from sam_gateway.images import image_source, item_indices
 from sam_gateway.label_config import ImageTag, parse_label_config
 from sam_gateway.label_studio import LabelStudio
 from sam_gateway.label_studio_api import LabelStudioApi
-from sam_gateway.prompts import Task, parse_task
+from sam_gateway.prompts import parse_task
 from sam_gateway.segmenter import Segmenter
 
 # While one image is fetched, another is embedded.
@@ -112,17 +112,14 @@ class Warming:
         for tag in tags:
             for index in item_indices(task, tag):
                 try:
-                    image = await self._segmenter.warm(await self._source(task, tag, index))
+                    source = await image_source(task, tag, index, self._label_studio)
+                    image = await self._segmenter.warm(source)
                     warmed.held += image.cached
                     warmed.embedded += not image.cached
                     images.append(image)
                 except GatewayError as error:
                     warmed.failures.append(_told(error))
         return warmed
-
-    async def _source(self, task: Task, tag: ImageTag, index: int | None) -> ImageSource:
-        value, field = image_value(task, tag, index)
-        return await asyncio.to_thread(locate, value, task, field, await self._label_studio.find())
 
 
 def _told(error: GatewayError) -> str:

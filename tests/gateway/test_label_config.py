@@ -197,5 +197,20 @@ def test_a_deep_config_costs_no_more_than_a_long_one():
     assert len(config.controls) == depth
 
 
+@pytest.mark.parametrize(
+    ("attributes", "smart"),
+    [
+        ("", True),
+        ('smart="true"', True),
+        ('smart="False"', False),
+        ('smart="false" smartOnly="true"', True),
+    ],
+)
+def test_a_tool_is_smart_unless_the_config_denies_it(attributes, smart):
+    config = parse_label_config(f'<View><KeyPoint toName="image" {attributes}/></View>')
+
+    assert config.controls[0].smart is smart
+
+
 def test_configs_are_read_once():
     assert parse_label_config(LABEL_CONFIG) is parse_label_config(LABEL_CONFIG)

@@ -330,6 +330,13 @@ CLEAN = LABEL_CONFIG.replace(' name="brush"', ' name="brush" smart="false"')
             "no smart key point or rectangle tag for image",
             "<KeyPointLabels",
         ),
+        (
+            CLEAN.replace(' name="kp" ', " ").replace('smart="true"', 'smart="false"'),
+            "prompts",
+            "fail",
+            "no smart key point or rectangle tag for image",
+            "<KeyPointLabels",
+        ),
         ("<View>", "labeling config", "fail", "not a labeling config", "correct it"),
         ("<View/>", "labeling config", "fail", "no <Image> with a task key", "<Image"),
     ],

@@ -8,7 +8,7 @@ import enum
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from sam_gateway.logs import event
 from sam_gateway.predictor import PredictedTask
 from sam_gateway.prompts import Task
 
-# Tasks held at once, and the characters of their data, which may be the images themselves.
+# Tasks held at once, and the characters of the texts in their data, which may be images.
 MAX_TASKS = 20_000
 MAX_CHARACTERS = 2**28
 # Predictions to be stored; no more are made until there is room.
@@ -189,7 +189,7 @@ class Batch:
             self._leave(job)
             job = None
         if job is None:
-            characters = sum(len(value) for value in task.data.values() if isinstance(value, str))
+            characters = _characters(task.data)
             settled = asyncio.get_running_loop().create_future()
             job = _Job(task, label_config, options, characters, settled)
             if len(self._jobs) >= MAX_TASKS or self._characters + characters > MAX_CHARACTERS:
@@ -386,3 +386,17 @@ class Batch:
                 left=len(self._jobs),
             ),
         )
+
+
+def _characters(data: object) -> int:
+    """Count the characters of all texts in task data, such as those of a list of data URIs."""
+    count, pending = 0, [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return count

@@ -21,6 +21,14 @@ MIB = 2**20
 MESSAGE_OVERHEAD_BYTES = 4096
 
 BATCH_MODES = ("off", "boxes", "automatic")
+# What `parse_batch_options` reads.
+BATCH_SETTINGS = (
+    "BATCH",
+    "AUTOMATIC_POINTS_PER_SIDE",
+    "AUTOMATIC_MIN_IOU",
+    "AUTOMATIC_MIN_STABILITY",
+    "AUTOMATIC_MAX_MASKS",
+)
 # Four times as many clicks as SAM's own generator makes.
 MAX_POINTS_PER_SIDE = 64
 

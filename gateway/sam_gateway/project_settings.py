@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from sam_gateway.config import BatchOptions, ConfigError, parse_batch_options
+from sam_gateway.config import BATCH_SETTINGS, BatchOptions, ConfigError, parse_batch_options
 from sam_gateway.logs import event
 
 _logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class ProjectSettings:
         self.mistakes: dict[int, str] = {}
 
     def remember_setup(self, project: object, extra_params: object) -> None:
-        """Keep what `/setup` says; of what is no setting, it is noted why."""
+        """Keep what `/setup` says; if any of it is no setting, it is noted why."""
         number = _number(project)
         if number is None:
             return
@@ -65,8 +65,10 @@ def _settings(extra_params: object) -> Mapping[str, str]:
         return {}
     if not isinstance(extra_params, dict):
         raise ConfigError('expected an object such as {"BATCH": "boxes"}')
-    return {
-        name.upper(): str(value)
-        for name, value in extra_params.items()
-        if isinstance(name, str) and isinstance(value, str | int | float)
-    }
+    settings = {str(name).upper(): str(value) for name, value in extra_params.items()}
+    if unknown := settings.keys() - BATCH_SETTINGS:
+        raise ConfigError(
+            f"{min(unknown)} is no setting of a project; expected one of "
+            f"{', '.join(BATCH_SETTINGS)}"
+        )
+    return settings

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import json
 
 import pytest
 from aiohttp import web
@@ -466,6 +467,19 @@ async def test_what_waits_is_bounded(gateway, label_studio, no_time, monkeypatch
     released.set()
 
 
+@pytest.mark.parametrize("data", [{"image": "{}"}, {"pages": ["{}"]}, {"a": {"b": [["{}"]]}}])
+async def test_images_that_tasks_hold_are_bounded(
+    gateway, label_studio, no_time, monkeypatch, data
+):
+    monkeypatch.setattr(batch, "MAX_CHARACTERS", 100)
+    data = json.loads(json.dumps(data).replace("{}", "data:," + "x" * 100))
+
+    await predict(gateway, task(1, rectangle(), data=data))
+
+    (failure,) = (await progress(gateway))["failures"]
+    assert failure["reason"] == "batch_full"
+
+
 async def test_no_more_is_predicted_than_there_is_room_for(
     open_gateway, settings, label_studio, no_time, no_pause, monkeypatch
 ):
@@ -526,6 +540,9 @@ async def test_a_project_chooses_for_itself(open_gateway, settings, extra_params
         ({"AUTOMATIC_MIN_IOU": 7}, "AUTOMATIC_MIN_IOU: expected a number from 0 to 1, got '7'"),
         ("BATCH=boxes", "expected JSON such as"),
         (["boxes"], "expected an object such as"),
+        ({"BATCH": ["boxes"]}, "BATCH: expected one of off, boxes, automatic, got"),
+        ({"BATCH": "boxes", "OUTPUT": "polygon"}, "OUTPUT is no setting of a project"),
+        ({"BACTH": "boxes"}, "BACTH is no setting of a project; expected one of BATCH, AUTOMA"),
     ],
 )
 async def test_a_project_with_a_mistake_predicts_nothing_and_is_told(gateway, extra_params, told):

@@ -121,6 +121,7 @@ async def test_opening_answers_without_waiting_for_the_image(gateway, label_stud
     assert await response.json() == {"results": [[], [], []]}
     await held.wait_for(upload(1))
     assert await embeds(gateway) == 0
+    held.released.set()
 
 
 async def test_ten_tasks_opened_quickly_embed_each_image_once(gateway, label_studio):

@@ -124,33 +124,37 @@ def _sparse_prompt(graph: Graph, coords: str, labels: str) -> str:
 
 
 def _dense_prompt(graph: Graph, mask_input: str, has_mask_input: str) -> str:
-    """The mask input, or that there is none, as (prompts, tokens, CHANNELS)."""
+    """The mask input, or that there is none, as (prompts, tokens, CHANNELS).
+
+    Convolutions whose stride is their kernel are matrix products, once the pixels of a kernel lie
+    together: here those of a token, by the four kernels of the first convolution in it.
+    """
     name, quarter = "prompt_encoder.mask_downscaling", _MASK_CHANNELS // 4
-    value = graph.reshape(mask_input, (-1, MASK_SIZE, MASK_SIZE, 1))
-    value = _halve(graph, value, f"{name}.0", MASK_SIZE, (1, quarter))
+    value = mask_input
+    for _ in range(2):
+        value = graph.op("SpaceToDepth", value, blocksize=2)
+    value = graph.reshape(graph.transpose(value, (0, 2, 3, 1)), (-1, 4 * _TOKENS, 4))
+    value = _convolve(graph, value, f"{name}.0", (1, quarter))
     value = graph.layer_norm(value, f"{name}.1", quarter, _NORM_2D_EPSILON)
-    value = graph.op("Gelu", value)
-    value = _halve(graph, value, f"{name}.3", MASK_SIZE // 2, (quarter, _MASK_CHANNELS))
+    value = graph.reshape(graph.op("Gelu", value), (-1, _TOKENS, 4 * quarter))
+    value = _convolve(graph, value, f"{name}.3", (quarter, _MASK_CHANNELS))
     value = graph.layer_norm(value, f"{name}.4", _MASK_CHANNELS, _NORM_2D_EPSILON)
     value = graph.op("Gelu", value)
+    # Where there is no mask, all that is left of the last step is another bias.
+    given = graph.reshape(has_mask_input, (-1, 1, 1))
+    value = graph.op("Mul", value, given)
     weight = graph.parameter(f"{name}.6.weight", (CHANNELS, _MASK_CHANNELS, 1, 1))
     weight = graph.transpose(graph.reshape(weight, (CHANNELS, _MASK_CHANNELS)), (1, 0))
-    value = graph.reshape(value, (-1, _TOKENS, _MASK_CHANNELS))
+    value = graph.op("MatMul", value, weight)
     bias = graph.parameter(f"{name}.6.bias", (CHANNELS,))
-    value = graph.op("Add", graph.op("MatMul", value, weight), bias)
     no_mask = graph.parameter("prompt_encoder.no_mask_embed.weight", (1, CHANNELS))
-    given = graph.reshape(has_mask_input, (-1, 1, 1))
     given = graph.op("Greater", given, graph.scalar(0.0))
-    return graph.op("Where", given, value, no_mask)
+    return graph.op("Add", value, graph.op("Where", given, bias, no_mask))
 
 
-def _halve(graph: Graph, image: str, name: str, size: int, channels: tuple[int, int]) -> str:
-    """A 2x2 convolution of stride 2 over (prompts, size, size, channels)."""
+def _convolve(graph: Graph, value: str, name: str, channels: tuple[int, int]) -> str:
+    """A 2x2 convolution of stride 2 over (prompts, N, pixels of a kernel * channels[0])."""
     inputs, outputs = channels
-    half = size // 2
-    value = graph.reshape(image, (-1, half, 2, half, 2, inputs))
-    value = graph.transpose(value, (0, 1, 3, 2, 4, 5))
-    value = graph.reshape(value, (-1, half, half, 4 * inputs))
     weight = graph.parameter(f"{name}.weight", (outputs, inputs, 2, 2))
     weight = graph.reshape(graph.transpose(weight, (2, 3, 1, 0)), (4 * inputs, outputs))
     bias = graph.parameter(f"{name}.bias", (outputs,))

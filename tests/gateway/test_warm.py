@@ -288,6 +288,8 @@ async def test_it_goes_on_where_it_was_interrupted(gateway, label_studio, run):
         *("--url", str(gateway.make_url("/"))),
         env=os.environ,
         stderr=asyncio.subprocess.PIPE,
+        # As in a terminal: what a script runs in the background starts with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     await asyncio.wait_for(third.wait(), 60)
     process.send_signal(signal.SIGINT)

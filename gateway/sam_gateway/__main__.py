@@ -11,6 +11,7 @@ from aiohttp import web
 from sam_gateway import doctor, warm
 from sam_gateway.app import create_app
 from sam_gateway.config import Config, ConfigError, parse_config
+from sam_gateway.keys import WORKER_PROCESS
 from sam_gateway.logs import event, set_up
 
 # Clicks under way may finish.
@@ -36,19 +37,22 @@ def main() -> None:
         sys.exit(f"sam-gateway: {error}")
     set_up(config.log_level)
     try:
-        asyncio.run(_run(config))
+        if not asyncio.run(_run(config)):
+            sys.exit("sam-gateway: its worker refuses its settings, and says why above")
     except OSError as error:
         sys.exit(f"sam-gateway: cannot listen on {config.host} port {config.port}: {error}")
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config) -> bool:
+    """Serve until a signal; return False if its worker ended that by refusing its settings."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    app = create_app(config)
     # Handlers are cancelled when Label Studio gives up.
     runner = web.AppRunner(
-        create_app(config),
+        app,
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=_SHUTDOWN_S,
@@ -57,8 +61,11 @@ async def _run(config: Config) -> None:
     try:
         await web.TCPSite(runner, config.host, config.port).start()
         _greet(config, runner.addresses[0][1])
-        await stop.wait()
+        ends = [stop] if (worker := app.get(WORKER_PROCESS)) is None else [stop, worker.refused]
+        waiting = [asyncio.create_task(end.wait()) for end in ends]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         _logger.info(event("stopping"))
+        return stop.is_set()
     finally:
         await runner.cleanup()
 

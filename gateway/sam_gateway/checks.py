@@ -17,6 +17,7 @@ from sam_gateway.findings import Finding
 from sam_gateway.label_studio import TOKEN_SETTING, LabelStudio
 from sam_gateway.reading import cause
 from sam_gateway.tokens import Credential, headers
+from sam_gateway.worker_process import WorkerProcess
 
 _FIND_TIMEOUT_S = 0.5
 _TIMEOUT_S = 1.5
@@ -117,24 +118,26 @@ async def _who_am_i(label_studio: LabelStudio, credential: Credential) -> tuple[
 
 
 async def worker_finding(
-    asked: Coroutine[Any, Any, sam_client.ServerInfo], *, is_own: bool, model: str
+    asked: Coroutine[Any, Any, sam_client.ServerInfo], *, own: WorkerProcess | None, model: str
 ) -> tuple[Finding, sam_client.ServerInfo | None]:
     """Say whether the worker answers and has the model, and what it offers.
 
-    `asked` is the call that asks it for that.
+    `asked` is the call that asks it for that; `own` is its process if it is the gateway's.
     """
     try:
         info = await asyncio.wait_for(asked, _TIMEOUT_S)
     except (sam_client.SamError, asyncio.TimeoutError) as error:
-        finding = Finding(
-            "fail",
-            "worker",
-            f"it does not answer: {_cause(error)}",
-            "it may be loading its model; if that lasts, the gateway's log has its last words"
-            if is_own
-            else "start it with `sam-worker --listen …`, or set `SAM_WORKER` to where it listens",
-        )
-        return finding, None
+        message = f"it does not answer: {_cause(error)}"
+        if own is None:
+            remedy = (
+                "start it with `sam-worker --listen …`, or set `SAM_WORKER` to where it listens"
+            )
+        elif own.last_code is None:
+            remedy = "it may be loading its model; if that lasts, the gateway's log tells more"
+        else:
+            message = f"it ended with status {own.last_code}, and does not answer since"
+            remedy = "the gateway's log has its last words, which say why"
+        return Finding("fail", "worker", message, remedy), None
     wanted = model or info.default_model
     models = {m.name: m for m in info.models}
     if wanted not in models:

@@ -113,9 +113,9 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
     token = env.get("LABEL_STUDIO_API_KEY") or env.get("LABEL_STUDIO_ACCESS_TOKEN", "")
     return Config(
         host=flags.host or env.get("HOST", default.host),
-        port=_port("PORT", env) if flags.port is None else flags.port,
+        port=_port(flags.port or env.get("PORT", str(default.port))),
         path_prefix=_path_prefix(flags.path_prefix or env.get("PATH_PREFIX", "")),
-        worker=flags.worker or env.get("SAM_WORKER", ""),
+        worker=_worker(flags.worker or env.get("SAM_WORKER", "")),
         model=flags.model or env.get("SAM_MODEL", "") or _sam_choice(env),
         label_studio_url=parse_label_studio_url(url) if url else None,
         label_studio_token=_token("LABEL_STUDIO_API_KEY", token),
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", help="address to listen on (HOST, 127.0.0.1)")
-    add("--port", type=int, choices=range(65536), metavar="PORT", help="(PORT, 9090; 0 = any free)")
+    add("--port", help="(PORT, 9090; 0 = any free)")
     add("--path-prefix", help="path before all routes, as in the registered URL (PATH_PREFIX)")
     add("--worker", help="host:port or unix:/path of a worker (SAM_WORKER); its own without it")
     add("--model", help="model to ask the worker for (SAM_MODEL); the worker's default without it")
@@ -285,11 +285,16 @@ def _folder(name: str, env: Mapping[str, str]) -> Path | None:
     return folder
 
 
-def _port(name: str, env: Mapping[str, str]) -> int:
-    text = env.get(name, "9090")
+def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise ConfigError(f"{name}: expected a port number from 0 to 65535, got {text!r}")
+        raise ConfigError(f"PORT: expected a port number from 0 to 65535, got {text!r}")
     return int(text)
+
+
+def _worker(text: str) -> str:
+    if text and not re.fullmatch(r"unix:.+|.+:[0-9]{1,5}", text):
+        raise ConfigError(f"SAM_WORKER: expected host:port or unix:/path, got {text!r}")
+    return text
 
 
 def _path_prefix(text: str) -> str:

@@ -52,7 +52,7 @@ async def _report(app: web.Application) -> Report:
     address, tokens, (worker, info) = await asyncio.gather(
         address_finding(app[LABEL_STUDIO]),
         token_findings(app[LABEL_STUDIO]),
-        worker_finding(app[WORKER].list_models(), is_own=WORKER_PROCESS in app, model=config.model),
+        worker_finding(app[WORKER].list_models(), own=app.get(WORKER_PROCESS), model=config.model),
     )
     findings = [
         call_finding(history.label_studio_calls, refused=history.label_studio_refused),

@@ -20,12 +20,16 @@ _LONGEST_PAUSE_S = 30.0
 # One that ran this long did not fail at its start.
 _STEADY_S = 60.0
 _STOP_S = 10.0
+# What `sam-worker` ends with where its settings cannot be used.
+_REFUSED = 2
 
 _logger = logging.getLogger(__name__)
 
 
 class WorkerProcess:
     """Starts a worker, starts it again when it ends, and stops it with the gateway.
+
+    One that refuses its settings is not started again: they are the gateway's environment.
 
     It listens on a Unix socket in a folder that only this user can enter. It ends by itself if
     the gateway is killed: it watches its standard input, which the gateway holds.
@@ -39,6 +43,10 @@ class WorkerProcess:
         self._socket = Path(self._folder.name) / "worker.sock"
         self._supervision: asyncio.Task[None] | None = None
         self.pid: int | None = None
+        self.refused = asyncio.Event()
+        """Set when the worker has refused its settings; it has said why."""
+        self.last_code: int | None = None
+        """What the last worker that ended did end with, negative for a signal."""
 
     @property
     def target(self) -> str:
@@ -65,6 +73,10 @@ class WorkerProcess:
                 code, message = await self._run(), None
             except OSError as error:  # such as no memory or no file handle left for a process
                 code, message = None, f"not started: {error}"
+            self.last_code = code
+            if code == _REFUSED:
+                self.refused.set()
+                return
             if time.monotonic() - started > _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
             _logger.error(event("worker_ended", code=code, message=message, restart_in_s=pause_s))

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_run(config, _find_or_fetch(config)))
     except (EngineError, ModelFileError, SettingError, OSError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - the message says it all
-        return 1
+        return 2 if isinstance(error, SettingError) else 1
     return 0
 
 

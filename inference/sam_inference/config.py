@@ -22,6 +22,9 @@ _MAX_UINT32 = (1 << 32) - 1
 # More than any machine's cores; engines make so many threads at once.
 _MAX_THREADS = 4096
 
+_MAX_PORT = 65535
+_ENGINES = f"auto, {', '.join(ENGINES)} or {TRITON}host:port"
+
 
 class SettingError(ValueError):
     """A setting cannot be used with the models that there are."""
@@ -59,6 +62,7 @@ def parse_config(
     """
     parser = argparse.ArgumentParser(
         prog="sam-worker",
+        usage="sam-worker [SETTINGS] | sam-worker models …",
         description="Serve Segment Anything models over gRPC.",
         epilog="`sam-worker models` lists, fetches, checks and imports models: see its --help.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -82,7 +86,7 @@ def parse_config(
         )
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add("--listen", "SAM_LISTEN", "127.0.0.1:50051", str, "host:port or unix:/path/of/socket")
+    add("--listen", "SAM_LISTEN", "127.0.0.1:50051", _address, "host:port or unix:/path/of/socket")
     add("--model", "SAM_MODEL", DEFAULT_MODEL, str, "default model")
     add(
         "--model-dir",
@@ -91,8 +95,7 @@ def parse_config(
         Path,
         "folder with further models, one folder each",
     )
-    engines = f"auto, {', '.join(ENGINES)} or {TRITON}host:port"
-    add("--engine", "SAM_ENGINE", "auto", _engine, engines)
+    add("--engine", "SAM_ENGINE", "auto", _engine, _ENGINES)
     add(
         "--precision",
         "SAM_PRECISION",
@@ -190,10 +193,25 @@ def _integer(most: int | None = None) -> Callable[[str], int]:
     return convert
 
 
-def _engine(text: str) -> str:
-    if text.startswith(TRITON) and re.fullmatch(r".+:\d+", text.removeprefix(TRITON)):
+def _address(text: str) -> str:
+    if text.startswith("unix:") or _is_host_and_port(text):
         return text
-    return _one_of(ENGINES)(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not host:port, with a port up to {_MAX_PORT}, or unix:/path/of/socket"
+    )
+
+
+def _is_host_and_port(text: str) -> bool:
+    match = re.fullmatch(r".+:([0-9]{1,5})", text)
+    return match is not None and int(match[1]) <= _MAX_PORT
+
+
+def _engine(text: str) -> str:
+    if text in ("auto", *ENGINES):
+        return text
+    if text.startswith(TRITON) and _is_host_and_port(text.removeprefix(TRITON)):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not {_ENGINES}")
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], str]:

@@ -167,28 +167,31 @@ def test_the_log_has_a_line_for_each_call_and_no_traceback(start_worker, dog):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "status", "message"),
     [
-        (["--listen", "256.0.0.1:1"], "cannot listen on 256.0.0.1:1"),
+        (["--listen", "256.0.0.1:1"], 1, "cannot listen on 256.0.0.1:1"),
         (
             ["--model", "mobilesam"],
+            1,
             "no model named 'mobilesam'; there are: quickstart, wide; can be pulled: mobile_sam",
         ),
         (
             ["--model", "mobile_sam", "--model-dir", __file__],
+            1,
             f"MODEL_DIR: {__file__}: Not a directory; a folder that can be read was expected",
         ),
-        (["--model", "broken"], "broken/decoder.onnx: no such file; remove the folder"),
+        (["--model", "broken"], 1, "broken/decoder.onnx: no such file; remove the folder"),
         (
             ["--model", "wide", "--embedding-cache-mib", "1"],
+            2,  # as for any setting that cannot be used
             "EMBEDDING_CACHE_MIB is 1, but one embedding of wide has 2097152 bytes; set it to 2",
         ),
     ],
 )
-def test_a_worker_that_cannot_start_says_why(model_dir, flags, message):
+def test_a_worker_that_cannot_start_says_why(model_dir, flags, status, message):
     ended = run_worker("--listen", "127.0.0.1:0", "--model-dir", str(model_dir), *flags)
 
-    assert ended.returncode == 1
+    assert ended.returncode == status
     assert f"cannot start: {message}" in ended.stderr.replace(f"{model_dir}/", "")
     assert "Traceback" not in ended.stderr
 

@@ -11,6 +11,7 @@ from yarl import URL
 
 from gateway_support import LABEL_CONFIG, LEGACY_TOKEN, click, jwt, key_point, recorded
 from sam_gateway.history import MAX_PREDICTIONS
+from sam_gateway.keys import WORKER_PROCESS
 
 UPLOAD = "/data/upload/1/18d1a805-a.jpg"
 SIZE = (1024, 683)
@@ -267,11 +268,14 @@ async def test_a_worker_that_is_gone_is_told(open_gateway, unused_tcp_port):
 
 async def test_an_own_worker_that_cannot_start_is_told(open_gateway):
     client = await open_gateway(model="no_such_model")
+    level, message, remedy = await finding(client, "worker")
 
-    level, _, remedy = await finding(client, "worker")
+    while client.app[WORKER_PROCESS].last_code is None:
+        level, message, remedy = await finding(client, "worker")
 
     assert level == "fail"
-    assert "the gateway's log" in remedy
+    assert message == "it ended with status 1, and does not answer since"
+    assert "the gateway's log has its last words" in remedy
 
 
 async def test_a_model_that_the_worker_does_not_have_is_told(open_gateway, worker_target):

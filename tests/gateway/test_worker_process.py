@@ -191,6 +191,15 @@ def test_a_wrong_setting_ends_the_command():
     assert ended.stderr.startswith("sam-gateway: PORT: expected")
 
 
+def test_a_setting_that_the_worker_refuses_ends_the_command():
+    ended = run("--port", "0", SAM_THREADS="none")
+
+    assert ended.returncode == 1
+    assert ended.stderr.count("'none' is not a whole number") == 1
+    assert "sam-gateway: its worker refuses its settings" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_port_that_is_taken_ends_the_command(start_command):
     command = start_command()
 

@@ -28,7 +28,11 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default():
         ([], {"MAX_IMAGE_PIXELS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1} [MAX_IMAGE_PIXELS]"),
         ([], {"MAX_PROMPTS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1}"),
         ([], {"MAX_POINTS": str(1 << 32)}, f"from 1 to {(1 << 32) - 1}"),
-        ([], {"SAM_ENGINE": "tensorflow"}, "'tensorflow' is not auto or one of"),
+        ([], {"SAM_ENGINE": "tensorflow"}, "'tensorflow' is not auto, openvino, "),
+        ([], {"SAM_ENGINE": "triton:here"}, "'triton:here' is not auto, openvino, "),
+        ([], {"SAM_ENGINE": "triton:here:65536"}, "or triton:host:port [SAM_ENGINE]"),
+        (["--listen", "localhost"], {}, "'localhost' is not host:port, with a port up to 65535"),
+        ([], {"SAM_LISTEN": "[::]:65536"}, "'[::]:65536' is not host:port"),
         ([], {"LOG_LEVEL": "LOUD"}, "'LOUD' is not DEBUG"),
     ],
 )

@@ -11,7 +11,6 @@ import io
 import struct
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sam_core import MAX_SIDE
@@ -31,7 +30,7 @@ _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Ind
 _GREY16_TO_GREY8 = 257.0
 
 
-def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> Image.Image:
     """Decode an encoded image.
 
     Args:
@@ -40,25 +39,31 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> NDArr
         field: what the request calls this image, for error messages.
 
     Returns:
-        uint8 (height, width, 3), RGB, upright by EXIF, writable by nobody.
+        8-bit RGB, upright by EXIF.
 
     Raises:
-        InvalidArgumentError: empty, not an image, truncated or too large.
+        InvalidArgumentError: empty, not an image, truncated, too large, or of floating-point
+            pixels.
     """
     if not data:
         raise InvalidArgumentError(field, "is empty; an encoded image was expected")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if max(width, height) > MAX_SIDE:
-                raise InvalidArgumentError(
-                    field, f"is {width}x{height}; sides of at most {MAX_SIDE} are accepted"
-                )
-            if width * height > max_pixels:
-                raise InvalidArgumentError(
-                    field, f"has {width}x{height} pixels; at most {max_pixels} are accepted"
-                )
-            return np.asarray(_to_rgb(image))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if max(width, height) > MAX_SIDE:
+            raise InvalidArgumentError(
+                field, f"is {width}x{height}; sides of at most {MAX_SIDE} are accepted"
+            )
+        if width * height > max_pixels:
+            raise InvalidArgumentError(
+                field, f"has {width}x{height} pixels; at most {max_pixels} are accepted"
+            )
+        if image.mode == "F":
+            raise InvalidArgumentError(
+                field,
+                "has floating-point pixels, whose range is not known; 8 or 16 bits are accepted",
+            )
+        return _to_rgb(image)
     except InvalidArgumentError:
         raise
     except UnidentifiedImageError:
@@ -70,16 +75,17 @@ def decode_image(data: bytes, *, max_pixels: int, field: str = "image") -> NDArr
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return `image` upright, as 8-bit RGB."""
+    """Turn `image` upright, and return it as 8-bit RGB: itself, if it is that already.
+
+    A large image has hundreds of megabytes, and a copy as many more.
+    """
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
-        raise ValueError("floating-point pixels have no defined range")
-    if upright.mode.startswith("I"):
-        grey = np.asarray(upright, np.float32) / _GREY16_TO_GREY8
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, np.float32) / _GREY16_TO_GREY8
         return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return upright.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

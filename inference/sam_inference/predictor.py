@@ -68,13 +68,15 @@ class Predictor:
         """
         interrupt.check()
         start = time.perf_counter()
-        pixels = decode_image(image, max_pixels=max_pixels)
+        original = decode_image(image, max_pixels=max_pixels)
         decoded = time.perf_counter()
         interrupt.check()
-        original_size = pixels.shape[0], pixels.shape[1]
+        original_size = original.height, original.width
         input_size = input_size_of(original_size, self.spec.input_size)
+        pixels = resize_to(original, input_size)
+        del original  # not to be held while the encoder runs
         frame = normalize_and_pad(
-            resize_to(pixels, input_size),
+            pixels,
             self.spec.pixel_mean,
             self.spec.pixel_std,
             self.spec.input_size,

@@ -25,13 +25,13 @@ def input_size_of(original_size: Size, frame_size: int) -> Size:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_to(image: NDArray[np.uint8], input_size: Size) -> NDArray[np.uint8]:
-    """Resize a uint8 (H, W, 3) image to (height, width) with Pillow's antialiased bilinear.
+def resize_to(image: Image.Image, input_size: Size) -> NDArray[np.uint8]:
+    """Return an RGB image in (height, width), as uint8 (height, width, 3).
 
-    The same filter as the reference, so that embeddings agree with it.
+    By Pillow's antialiased bilinear: the filter of the reference, so that embeddings agree.
     """
     height, width = input_size
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def to_model_frame(

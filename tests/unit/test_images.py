@@ -28,9 +28,8 @@ def test_each_test_image_is_decoded_or_refused_as_its_manifest_says(path, expect
         assert refusal.value.field == "image"
         return
 
-    pixels = decode_image(data, max_pixels=MAX_PIXELS)
+    pixels = np.asarray(decode_image(data, max_pixels=MAX_PIXELS))
     assert pixels.shape == (expected["height"], expected["width"], 3)
-    assert pixels.dtype == np.uint8
     if expected["mean_rgb"] is not None:
         assert pixels.mean(axis=(0, 1)) == pytest.approx(expected["mean_rgb"], abs=3)
 
@@ -39,7 +38,7 @@ def test_transparency_is_put_over_white():
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     image.putpixel((1, 0), (10, 20, 30, 255))
 
-    pixels = decode_image(encoded(image), max_pixels=MAX_PIXELS)
+    pixels = np.asarray(decode_image(encoded(image), max_pixels=MAX_PIXELS))
 
     assert pixels.tolist() == [[[255, 255, 255], [10, 20, 30]]]
 
@@ -47,7 +46,7 @@ def test_transparency_is_put_over_white():
 def test_sixteen_bit_grey_is_scaled():
     grey = np.array([[0, 32768, 65535]], np.uint16)
 
-    pixels = decode_image(encoded(Image.fromarray(grey)), max_pixels=MAX_PIXELS)
+    pixels = np.asarray(decode_image(encoded(Image.fromarray(grey)), max_pixels=MAX_PIXELS))
 
     assert pixels[0, :, 0].tolist() == [0, 128, 255]
 
@@ -55,7 +54,7 @@ def test_sixteen_bit_grey_is_scaled():
 def test_the_pixel_limit_is_inclusive():
     data = encoded(Image.new("RGB", (20, 10)))
 
-    assert decode_image(data, max_pixels=200).shape == (10, 20, 3)
+    assert decode_image(data, max_pixels=200).size == (20, 10)
     with pytest.raises(InvalidArgumentError, match="20x10 pixels; at most 199"):
         decode_image(data, max_pixels=199)
 
@@ -64,13 +63,13 @@ def test_sides_longer_than_masks_can_have_are_refused():
     with pytest.raises(InvalidArgumentError, match=f"sides of at most {MAX_SIDE}"):
         decode_image(encoded(Image.new("1", (MAX_SIDE + 1, 1))), max_pixels=2 * MAX_SIDE)
 
-    assert decode_image(encoded(Image.new("1", (MAX_SIDE, 1))), max_pixels=2 * MAX_SIDE).size
+    assert decode_image(encoded(Image.new("1", (MAX_SIDE, 1))), max_pixels=2 * MAX_SIDE)
 
 
 def test_floating_point_pixels_are_refused():
     data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
 
-    with pytest.raises(InvalidArgumentError, match="floating-point"):
+    with pytest.raises(InvalidArgumentError, match="has floating-point pixels"):
         decode_image(data, max_pixels=MAX_PIXELS)
 
 
@@ -94,8 +93,7 @@ def test_a_file_cut_or_changed_anywhere_is_decoded_or_refused(file_format):
             damaged[random.integers(len(damaged))] = random.integers(256)
         damaged = damaged[: random.integers(len(damaged) + 1)]
         try:
-            pixels = decode_image(bytes(damaged), max_pixels=10_000)
+            image = decode_image(bytes(damaged), max_pixels=10_000)
         except InvalidArgumentError:
             continue
-        assert pixels.dtype == np.uint8
-        assert pixels.ndim == 3
+        assert image.mode == "RGB"

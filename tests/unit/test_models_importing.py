@@ -1,6 +1,7 @@
 """A checkpoint becomes a model folder, complete or not at all."""
 
 import fcntl
+import hashlib
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from sam_inference.models.architectures import (
     read_weights,
     recognise,
 )
+from sam_inference.models.catalogue import CATALOGUE
 from sam_inference.models.checkpoint import CheckpointError
 from sam_inference.models.command import models_main
 from sam_inference.models.importing import (
+    checkpoint_digest,
     has_other_graphs,
     import_checkpoint,
     sole_import,
@@ -77,6 +80,19 @@ def test_weights_of_other_precisions_become_float32(state, save, tmp_path, dtype
     name = "mask_decoder.iou_token.weight"
     expected = converted[name].float().numpy()
     np.testing.assert_array_equal(read_weights(spec.folder)[name], expected)
+
+
+def test_the_licence_of_a_checkpoint_is_told_if_it_is_an_official_one(
+    state, save, tmp_path, monkeypatch
+):
+    path = save(state)
+    unknown = import_checkpoint(path, tmp_path / "unknown")
+    entry = CATALOGUE["mobile_sam"]
+    monkeypatch.setitem(CATALOGUE, "mobile_sam", replace(entry, sha256=checkpoint_digest(unknown)))
+    official = import_checkpoint(path, tmp_path / "official")
+
+    assert checkpoint_digest(unknown) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (unknown.licence, official.licence) == ("NOASSERTION", "Apache-2.0")
 
 
 def test_checkpoints_of_one_architecture_stand_side_by_side(state, save, tmp_path):
@@ -190,10 +206,10 @@ def test_an_import_waits_for_another_and_leaves_it_alone(state, save, tmp_path):
 
 @pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
 def test_an_import_that_is_ended_leaves_nothing(state, save, tmp_path, monkeypatch, end):
-    def ended(path):
+    def ended(*_):
         raise end
 
-    monkeypatch.setattr(importing, "file_digest", ended)
+    monkeypatch.setattr(importing, "_write_weights", ended)
 
     with pytest.raises(end):
         import_checkpoint(save(state), tmp_path / "models")
@@ -203,7 +219,7 @@ def test_an_import_that_is_ended_leaves_nothing(state, save, tmp_path, monkeypat
 
 def test_a_swapped_checkpoint_is_refused(state, save, tmp_path):
     with pytest.raises(CheckpointError, match="is a checkpoint of mobile_sam, not of sam_vit_b"):
-        import_checkpoint(save(state), tmp_path / "models", expected="sam_vit_b")
+        import_checkpoint(save(state), tmp_path / "models", official=CATALOGUE["sam_vit_b"])
 
     assert not (tmp_path / "models").exists()
 

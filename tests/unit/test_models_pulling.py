@@ -106,6 +106,17 @@ def test_a_model_is_fetched_imported_and_then_kept(entry, mirror, tmp_path):
     assert not list((tmp_path / ".downloads").iterdir())
 
 
+def test_a_model_of_another_checkpoint_is_not_taken_for_the_official_one(entry, mirror, tmp_path):
+    other = tmp_path / "other.pt"
+    shapes = read_architecture("mobile_sam").shapes
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, other)
+    import_checkpoint(other, tmp_path / "models")
+
+    with pytest.raises(ModelFileError, match=r"not made of the official mobile_sam\.pt; remove"):
+        pull(entry, tmp_path / "models")
+    assert not mirror.requests
+
+
 def test_a_broken_connection_is_taken_up_where_it_ended(entry, mirror, tmp_path):
     mirror.cut_after = [1_000_000, 3_000_000]
 
@@ -311,7 +322,7 @@ def test_the_command_lists_imports_verifies_and_finds(checkpoint, tmp_path, caps
     status, (listed, _) = run("list")
     assert status == 0
     assert re.search(r"^quickstart +bundled", listed, re.MULTILINE)
-    assert re.search(r"^mine +ready +\S+ +Apache-2.0 +mine \(MobileSAM\)$", listed, re.MULTILINE)
+    assert re.search(r"^mine +ready +\S+ +NOASSERTION +mine \(MobileSAM\)$", listed, re.MULTILINE)
     assert re.search(r"^sam_vit_h +to pull +2445\.7", listed, re.MULTILINE)
     assert run("path") == (0, (f"{tmp_path / 'models'}\n", ""))
     assert run("path", "mine") == (0, (f"{folder}\n", ""))

@@ -50,7 +50,6 @@ def files_of(name: str) -> dict[str, bytes]:
     spec = {
         "name": name,
         "title": title,
-        "licence": "Apache-2.0",
         "architecture": name,
         "input_size": INPUT_SIZE,
         "mask_size": MASK_SIZE,

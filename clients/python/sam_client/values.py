@@ -135,7 +135,7 @@ class Model:
     name: str
     title: str
     licence: str
-    """SPDX identifier of the licence of its weights."""
+    """SPDX identifier of the licence of its weights, NOASSERTION where it is not known."""
     engine: str
     device: str
     precision: str

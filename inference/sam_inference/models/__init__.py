@@ -35,7 +35,7 @@ class ModelSpec:
     Attributes:
         name: the name to ask for.
         title: what it is, in a line.
-        licence: SPDX identifier of its weights' licence.
+        licence: SPDX identifier of its weights' licence, NOASSERTION where it is not known.
         input_size: side of the square model frame in pixels.
         mask_size: side of the low-res mask logits.
         mask_threshold: logit above which a pixel belongs to the object.

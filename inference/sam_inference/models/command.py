@@ -57,9 +57,15 @@ def models_main(arguments: Sequence[str], model_dir: Path) -> int:
             case "path":
                 print(find_models(model_dir).spec(flags.name).folder if flags.name else model_dir)
     except (ModelFileError, OSError) as error:
-        print(f"sam-worker models: {error}", file=sys.stderr)
+        print(f"sam-worker models: {_told(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _told(error: ModelFileError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser(model_dir: Path) -> argparse.ArgumentParser:
@@ -125,7 +131,7 @@ def _each(names: Sequence[str], model_dir: Path, do: Callable[[ModelSpec], str])
         try:
             print(f"{name}: {do(found.spec(name))}")
         except (ModelFileError, OSError) as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{name}: {_told(error)}")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -25,14 +25,22 @@ from sam_inference.models.architectures import (
     read_weights,
     recognise,
 )
+from sam_inference.models.catalogue import CATALOGUE, CatalogueEntry
 from sam_inference.models.checkpoint import CheckpointError, as_float32, read_checkpoint
 from sam_inference.models.digests import file_digest
+
+UNKNOWN_LICENCE = "NOASSERTION"
+"""What SPDX says where the licence of weights is not known."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def import_checkpoint(
-    path: Path, model_dir: Path, *, name: str | None = None, expected: str | None = None
+    path: Path,
+    model_dir: Path,
+    *,
+    name: str | None = None,
+    official: CatalogueEntry | None = None,
 ) -> ModelSpec:
     """Make a model folder below `model_dir` from a checkpoint.
 
@@ -42,7 +50,8 @@ def import_checkpoint(
         path: the checkpoint, an untrusted file.
         model_dir: where models are; made if it is not there.
         name: what the model is to be called; its architecture's name if None.
-        expected: the architecture that it must be of, if that is known.
+        official: the entry of the catalogue whose checkpoint it has been found to be; it is
+            looked for by the digest if None.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -54,8 +63,15 @@ def import_checkpoint(
         architecture = recognise(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if expected is not None and architecture.name != expected:
-        raise CheckpointError(f"{path}: is a checkpoint of {architecture.name}, not of {expected}")
+    if official is None:
+        digest = file_digest(path)
+        official = next((entry for entry in CATALOGUE.values() if entry.sha256 == digest), None)
+    else:
+        digest = official.sha256
+        if architecture.name != official.name:
+            raise CheckpointError(
+                f"{path}: is a checkpoint of {architecture.name}, not of {official.name}"
+            )
     name = name or architecture.name
     if not _NAME.fullmatch(name):
         raise ModelFileError(
@@ -68,7 +84,11 @@ def import_checkpoint(
         taken = find_models(model_dir).specs.get(name)
         if taken is not None:
             raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
-        model = json.loads(architecture.files["model.json"]) | {"checkpoint": path.name}
+        model = json.loads(architecture.files["model.json"]) | {
+            "licence": official.licence if official else UNKNOWN_LICENCE,
+            "checkpoint": path.name,
+            "checkpoint_sha256": digest,
+        }
         if name != architecture.name:
             model |= {"name": name, "title": f"{name} ({model['title']})"}
         _write(architecture, tensors, model, unfinished)
@@ -118,6 +138,16 @@ def verify_model(spec: ModelSpec) -> None:
     for name, digest in files.items():
         if file_digest(spec.folder / name) != digest:
             raise ModelFileError(f"{spec.folder / name}: has changed since the import; {MAKE_ANEW}")
+
+
+def checkpoint_digest(spec: ModelSpec) -> str | None:
+    """Return the SHA-256 of the checkpoint that a model was imported from, if it is known.
+
+    Raises:
+        OSError: its model.json cannot be read.
+    """
+    digest = _model_json(spec).get("checkpoint_sha256")
+    return digest if isinstance(digest, str) else None
 
 
 def has_other_graphs(spec: ModelSpec) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sam_inference.models import ModelSpec, read_spec
+from sam_inference.models import ModelFileError, ModelSpec, read_spec
 from sam_inference.models.catalogue import CatalogueEntry
 from sam_inference.models.digests import file_digest
 from sam_inference.models.download import DownloadError, Progress, download
-from sam_inference.models.importing import import_checkpoint, sole_import
+from sam_inference.models.importing import checkpoint_digest, import_checkpoint, sole_import
 
 # The weights are written beside the checkpoint before that is removed, and a little more.
 _NEEDED_OF_SIZE = 2.1
@@ -33,12 +33,19 @@ def pull(
     Raises:
         DownloadError: the checkpoint cannot be fetched, or the file is another; the message
             says what to do.
-        CheckpointError, ModelFileError: it cannot be imported.
+        CheckpointError: it cannot be imported.
+        ModelFileError: the model's folder is there, and damaged or of another checkpoint.
         OSError: a file cannot be read or written.
     """
     folder = model_dir / entry.name
     if folder.exists():
-        return read_spec(folder)
+        spec = read_spec(folder)
+        if checkpoint_digest(spec) != entry.sha256:
+            raise ModelFileError(
+                f"{folder} is there already, but not made of the official {entry.file_name}; "
+                "remove it first to pull that"
+            )
+        return spec
     if source and "://" not in source:
         return _import_file(entry, Path(source), model_dir)
     checkpoint = model_dir / ".downloads" / entry.file_name
@@ -62,7 +69,7 @@ def pull(
         )
     except DownloadError as error:
         raise DownloadError(f"{error}\n{_advice(entry)}") from error
-    spec = import_checkpoint(checkpoint, model_dir, name=entry.name, expected=entry.name)
+    spec = import_checkpoint(checkpoint, model_dir, name=entry.name, official=entry)
     checkpoint.unlink()
     return spec
 
@@ -71,16 +78,16 @@ def _import_file(entry: CatalogueEntry, path: Path, model_dir: Path) -> ModelSpe
     size_bytes = path.stat().st_size
     if size_bytes != entry.size_bytes:
         raise DownloadError(
-            f"{path} has {size_bytes} bytes, but {entry.file_name} has {entry.size_bytes}; "
-            "`import` takes checkpoints other than the official ones"
+            f"{path} has {size_bytes} bytes, but the official {entry.file_name} has "
+            f"{entry.size_bytes}; `import` takes checkpoints other than the official ones"
         )
     digest = file_digest(path)
     if digest != entry.sha256:
         raise DownloadError(
-            f"{path} has the SHA-256 {digest}, but {entry.file_name} has {entry.sha256}; "
-            "`import` takes checkpoints other than the official ones"
+            f"{path} has the SHA-256 {digest}, but the official {entry.file_name} has "
+            f"{entry.sha256}; `import` takes checkpoints other than the official ones"
         )
-    return import_checkpoint(path, model_dir, name=entry.name, expected=entry.name)
+    return import_checkpoint(path, model_dir, name=entry.name, official=entry)
 
 
 def _advice(entry: CatalogueEntry) -> str:

@@ -718,7 +718,7 @@ class Model(google.protobuf.message.Message):
     title: builtins.str
     """What it is, in a line."""
     licence: builtins.str
-    """SPDX identifier of the licence of its weights."""
+    """SPDX identifier of the licence of its weights, NOASSERTION where it is not known."""
     engine: builtins.str
     """What runs it, for example `openvino` or `onnxruntime`."""
     device: builtins.str

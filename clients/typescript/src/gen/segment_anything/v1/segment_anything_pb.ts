@@ -755,7 +755,7 @@ export type Model = Message<"segment_anything.v1.Model"> & {
   title: string;
 
   /**
-   * SPDX identifier of the licence of its weights.
+   * SPDX identifier of the licence of its weights, NOASSERTION where it is not known.
    *
    * @generated from field: string licence = 3;
    */

@@ -13,6 +13,7 @@ import grpc
 from sam_api.v1 import segment_anything_pb2 as pb
 from sam_api.v1 import segment_anything_pb2_grpc as pb_grpc
 from sam_inference.config import Config
+from sam_inference.engines import EngineError
 from sam_inference.errors import InvalidArgumentError, UnavailableError, WorkerError
 from sam_inference.messages import (
     box_to_proto,
@@ -174,6 +175,10 @@ class SegmentAnythingServicer(pb_grpc.SegmentAnythingServiceServicer):
             code, details = status_of(error)
             facts["error"] = str(error)
             await context.abort(code, str(error), trailers_of(code, str(error), details))
+        except EngineError as error:
+            code = grpc.StatusCode.INTERNAL
+            log.error("rpc=%s %s", rpc, error)  # noqa: TRY400 - the message says it all
+            await context.abort(code, "the model cannot be loaded; the worker's log says why")
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log.exception("rpc=%s failed unexpectedly", rpc)

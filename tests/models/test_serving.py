@@ -1,5 +1,6 @@
 """A worker with several imported models: chosen by request, loaded and unloaded."""
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -103,14 +104,32 @@ def test_an_embedding_is_not_decoded_by_another_model(stub, image):
         assert "the embedding was made by 'cells'" in refusal.value.details()
 
 
-def test_a_damaged_model_stops_the_worker_with_its_file(model_dir, tmp_path):
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    for path in (model_dir / "cells").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "encoder.weights").write_bytes(b"")
+@pytest.fixture
+def damaged(model_dir, tmp_path):
+    """A folder with a model whose graph is of the right length, and else wrong."""
+    shutil.copytree(model_dir / "cells", tmp_path / "cells")
+    graph = tmp_path / "cells" / "encoder.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+    return tmp_path
 
-    words = ["--listen", "127.0.0.1:0", "--model-dir", str(tmp_path), "--model", "cells"]
+
+def test_a_damaged_model_ends_its_calls_and_the_others_are_answered(start_worker, damaged, image):
+    worker = start_worker("--model-dir", str(damaged))
+    with grpc.insecure_channel(worker.target) as channel:
+        stub = pb_grpc.SegmentAnythingServiceStub(channel)
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError) as failure:
+                stub.Embed(pb.EmbedRequest(image=image, model="cells"))
+            assert failure.value.code() == grpc.StatusCode.INTERNAL
+            assert "the model cannot be loaded" in failure.value.details()
+
+        assert stub.Embed(pb.EmbedRequest(image=image)).image_id
+    worker.wait_for_log(r"rpc=Embed (OpenVINO cannot load \S+cells/encoder\.onnx)")
+    assert "Traceback" not in "".join(worker.log)
+
+
+def test_a_damaged_model_stops_the_worker_with_its_file(damaged):
+    words = ["--listen", "127.0.0.1:0", "--model-dir", str(damaged), "--model", "cells"]
     worker = subprocess.run(
         [sys.executable, "-m", "sam_inference", *words],
         capture_output=True,

@@ -9,6 +9,7 @@ import pytest
 from sam_inference.models import BUNDLED, ModelFileError, find_models
 from sam_inference.models.command import models_main
 
+_DECODER_BYTES = (BUNDLED / "quickstart" / "decoder.onnx").stat().st_size
 ANEW = "remove the folder, and pull or import the model again"
 
 
@@ -35,6 +36,14 @@ def without_weights(folder):
     (folder / "model.json").write_text(json.dumps(spec | {"files": {"encoder.weights": "00"}}))
 
 
+def with_a_file_cut_off(folder):
+    path = folder / "decoder.onnx"
+    sizes = {path.name: path.stat().st_size}
+    path.write_bytes(path.read_bytes()[:-1])
+    spec = json.loads((folder / "model.json").read_text()) | {"bytes": sizes}
+    (folder / "model.json").write_text(json.dumps(spec))
+
+
 def with_a_spec_of(content):
     return lambda folder: (folder / "model.json").write_bytes(content)
 
@@ -49,6 +58,7 @@ def with_a_folder_as_spec(folder):
     [
         (without_graph, f"broken/decoder.onnx: no such file; {ANEW}"),
         (without_weights, f"broken/encoder.weights: no such file; {ANEW}"),
+        (with_a_file_cut_off, f" bytes instead of {_DECODER_BYTES}; {ANEW}"),
         (with_a_spec_of(b"{"), ANEW),
         (with_a_spec_of(b"[]"), ANEW),
         (with_a_spec_of(b"\xff"), ANEW),
@@ -102,11 +112,12 @@ def test_what_is_no_model_is_passed_over(tmp_path):
     assert not found.problems
 
 
-def test_of_two_models_with_a_name_the_first_is_found_and_the_bundled_before_all(
+def test_of_two_models_with_a_name_that_of_such_a_folder_is_found_and_the_bundled_before_all(
     add_model, tmp_path
 ):
     add_model("quickstart")
     add_model("cells")
+    add_model("a copy", name="cells")
     add_model("copy", name="cells")
 
     found = find_models(tmp_path)
@@ -114,9 +125,10 @@ def test_of_two_models_with_a_name_the_first_is_found_and_the_bundled_before_all
     assert found.spec("quickstart").folder == BUNDLED / "quickstart"
     assert found.spec("cells").folder == tmp_path / "cells"
     assert "the name 'quickstart' is taken by" in str(found.problems[tmp_path / "quickstart"])
-    assert str(found.problems[tmp_path / "copy"]).endswith(
-        f"the name 'cells' is taken by {tmp_path / 'cells'}; write another into its model.json"
-    )
+    for copy in ("a copy", "copy"):
+        assert str(found.problems[tmp_path / copy]).endswith(
+            f"the name 'cells' is taken by {tmp_path / 'cells'}; write another into its model.json"
+        )
 
 
 def test_a_model_folder_that_is_not_there_yet_is_empty(tmp_path):

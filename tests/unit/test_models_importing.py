@@ -240,6 +240,7 @@ def test_a_model_folder_says_where_it_comes_from(state, save, tmp_path):
     data = json.loads((spec.folder / "model.json").read_text())
 
     assert data["checkpoint"] == "fine-tuned.pt"
+    assert data["bytes"] == {name: (spec.folder / name).stat().st_size for name in data["files"]}
     assert set(data["files"]) == {path.name for path in spec.folder.iterdir()} - {"model.json"}
     assert read_spec(spec.folder) == spec
 

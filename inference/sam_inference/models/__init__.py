@@ -145,8 +145,13 @@ def read_spec(folder: Path) -> ModelSpec:
             architecture=data.get("architecture"),
         )
         # An import notes its files there, weights included.
+        sizes: dict[str, int] = data.get("bytes", {})
         for name in ("encoder.onnx", "decoder.onnx", *data.get("files", ())):
-            (folder / name).stat()
+            size = (folder / name).stat().st_size
+            if size != sizes.get(name, size):
+                raise ModelFileError(
+                    f"{folder / name}: has {size} bytes instead of {sizes[name]}; {MAKE_ANEW}"
+                )
     except FileNotFoundError as error:
         raise ModelFileError(f"{error.filename}: no such file; {MAKE_ANEW}") from error
     except OSError as error:
@@ -173,14 +178,17 @@ def find_models(model_dir: Path) -> FoundModels:
         found.problems[model_dir] = ModelFileError(
             f"MODEL_DIR: {model_dir}: {error.strerror}; a folder that can be read was expected"
         )
+    specs = []
     for folder in [*sorted(BUNDLED.iterdir()), *folders]:
         if folder.name.startswith(".") or not _has_spec(folder):
             continue
         try:
-            spec = read_spec(folder)
+            specs.append(read_spec(folder))
         except ModelFileError as error:
             found.problems[folder] = error
-            continue
+    # A copy of a folder has its name inside; the folder that is called so comes first.
+    for spec in sorted(specs, key=lambda spec: spec.name != spec.folder.name):
+        folder = spec.folder
         if spec.name in found.specs:
             found.problems[folder] = ModelFileError(
                 f"{folder}: the name {spec.name!r} is taken by {found.specs[spec.name].folder}; "

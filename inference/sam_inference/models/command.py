@@ -98,9 +98,10 @@ def _parser(model_dir: Path) -> argparse.ArgumentParser:
 
 
 def _list(model_dir: Path) -> None:
-    row = "{:<14} {:<9} {:>9}  {:<11} {}"
-    print(row.format("NAME", "STATE", "MIB", "LICENCE", "TITLE"))
     found = find_models(model_dir)
+    longest = max(len(name) for name in (*found.specs, *CATALOGUE))
+    row = f"{{:<{longest}}} {{:<9}} {{:>9}}  {{:<11}} {{}}"
+    print(row.format("NAME", "STATE", "MIB", "LICENCE", "TITLE"))
     for spec in found.specs.values():
         state = "bundled" if spec.folder.parent == BUNDLED else "ready"
         print(row.format(spec.name, state, _mib(spec.file_bytes), spec.licence, spec.title))

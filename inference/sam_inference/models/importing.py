@@ -210,8 +210,11 @@ def _write(
         if file_name != "model.json":
             (folder / file_name).write_bytes(content)
             digests[file_name] = hashlib.sha256(content).hexdigest()
+    sizes = {name: (folder / name).stat().st_size for name in digests}
     # Last: what has a model.json is a model.
-    (folder / "model.json").write_text(json.dumps({**model, "files": digests}, indent=2))
+    (folder / "model.json").write_text(
+        json.dumps({**model, "files": digests, "bytes": sizes}, indent=2)
+    )
 
 
 def _write_weights(path: Path, parameters: list[Parameter], tensors: Tensors) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
 
 _PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+
+# From malloc.h.
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK_BYTES = 4 << 20
 
 
 def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
@@ -29,6 +34,7 @@ def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
 
 def open_model(spec: ModelSpec, choice: EngineChoice, *, threads: int) -> OnnxRuntimeEngine:
     """Load a model. See `engines`."""
+    _return_large_blocks()
     return OnnxRuntimeEngine(spec, device=choice.device, threads=threads)
 
 
@@ -37,8 +43,10 @@ class OnnxRuntimeEngine:
 
     def __init__(self, spec: ModelSpec, *, device: str, threads: int) -> None:
         """Load both graphs. See `open_engine`."""
-        self._encoder = _session(spec.encoder, device, threads)
-        self._decoder = _session(spec.decoder, device, threads)
+        # An arena holds its peak for good. That of an encoder is hundreds of megabytes; a decoder's
+        # is small, and memory that is new each time would slow it by a third.
+        self._encoder = _session(spec.encoder, device, threads, arena=False)
+        self._decoder = _session(spec.decoder, device, threads, arena=True)
         self._embedding_names = tuple(spec.embedding_shapes)
 
     def encode(self, image: Array, interrupt: Interrupt) -> dict[str, Array]:
@@ -63,13 +71,23 @@ class OnnxRuntimeEngine:
         return low_res_logits, predicted_iou
 
 
-def _session(path: Path, device: str, threads: int) -> ort.InferenceSession:
+def _return_large_blocks() -> None:
+    """Have freed blocks of some size go back to the system, whatever their number.
+
+    glibc would keep all but the largest after the first ones were freed (mallopt(3),
+    M_MMAP_THRESHOLD), and the tensors of the next encoding do not fit the gaps.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def _session(path: Path, device: str, threads: int, *, arena: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Keep to what a request needs: the arena would hold its peak for good, and spinning
-    # threads would take the cores from each other when two sessions run.
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = arena
+    # Spinning threads would take the cores from each other when two sessions run.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])

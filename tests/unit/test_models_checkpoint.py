@@ -17,6 +17,8 @@ from sam_inference.models.checkpoint import (
     read_checkpoint,
 )
 
+OPTIMIZER = {"state": {0: torch.ones(4)}, "param_groups": [{"lr": 0.1}]}
+
 
 @pytest.fixture
 def save(tmp_path):
@@ -86,16 +88,27 @@ def test_bfloat16_is_widened_exactly(save):
 @pytest.mark.parametrize(
     ("checkpoint", "names"),
     [
-        ({"epoch": 3, "model": {"weight": torch.ones(4)}}, "model"),
-        (
-            {"optimizer": {"state": {0: torch.ones(4)}, "param_groups": [{"lr": 0.1}]}, "net": {}},
-            "optimizer, net",
-        ),
+        ({"model": {"weight": torch.ones(4)}, "ema": {"weight": torch.ones(4)}}, "model, ema"),
+        ({"optimizer": OPTIMIZER, "net": {}}, "optimizer, net"),
     ],
 )
-def test_a_state_dict_within_a_checkpoint_of_training_is_pointed_at(save, checkpoint, names):
-    with pytest.raises(CheckpointError, match=f"holds dictionaries, '{names}'; save the one"):
+def test_a_state_dict_that_cannot_be_told_from_others_is_asked_for(save, checkpoint, names):
+    with pytest.raises(CheckpointError, match=f"holds dictionaries, '{names}', and [02] of them"):
         read_checkpoint(save(checkpoint))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda state: state,
+        lambda state: {"epoch": 3, "optimizer": OPTIMIZER, "model": state, "loss": 0.5},
+    ],
+)
+def test_what_a_training_puts_around_a_state_dict_is_taken_off(save, prefix, around):
+    tensors = read_checkpoint(save(around({f"{prefix}weight": torch.ones(4)})))
+
+    assert list(tensors) == ["weight"]
 
 
 def test_a_whole_module_is_answered_with_how_to_save_its_state_dict(save):

@@ -165,7 +165,6 @@ NECK = "image_encoder.neck.0.weight"
             lambda state: state | {NECK: torch.full((256, 320, 1, 1), float("nan"))},
             "not finite",
         ),
-        (lambda state: {"model": state}, "'model'; save the one that is the state dict alone"),
         (lambda state: {}, "is missing; .* and .* more"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 BFLOAT16 = "V2"
 """NumPy's name of what bfloat16 is held in: two bytes of no meaning to it."""
@@ -29,6 +30,9 @@ STORAGE_DTYPES = {
 
 # Characters of a file's own words in a message.
 _MAX_TOLD = 100
+
+# What DataParallel and DistributedDataParallel put before the names of a module's tensors.
+_WRAPPED = "module."
 
 _REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
@@ -81,16 +85,32 @@ def read_state_dict(data: bytes) -> dict[str, TensorRecord]:
         raise PickleError(f"it is damaged ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict):
         raise PickleError("it holds no dictionary of tensors")
-    inner = [str(name) for name, value in state.items() if isinstance(value, dict)]
-    if inner:
-        raise PickleError(
-            f"it holds dictionaries, {', '.join(inner)[:_MAX_TOLD]!r}; save the one that is the "
-            "state dict alone: torch.save(torch.load(FILE)[NAME], NEW_FILE)"
-        )
+    state = _of_training(state)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, TensorRecord):
             raise PickleError(f"its entry {str(name)[:_MAX_TOLD]!r} is not a tensor with a name")
+    if state and all(name.startswith(_WRAPPED) for name in state):
+        return {name.removeprefix(_WRAPPED): value for name, value in state.items()}
     return state
+
+
+def _of_training(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the state dict within what a training saved, which has an optimizer's state, too."""
+    inner = {str(name): value for name, value in state.items() if isinstance(value, dict)}
+    if not inner:
+        return state
+    tensors = [
+        value
+        for value in inner.values()
+        if value and all(isinstance(tensor, TensorRecord) for tensor in value.values())
+    ]
+    if len(tensors) != 1:
+        raise PickleError(
+            f"it holds dictionaries, {', '.join(inner)[:_MAX_TOLD]!r}, and {len(tensors)} of them "
+            "are of tensors; save the one that is the state dict alone: "
+            "torch.save(torch.load(FILE, weights_only=True)[NAME], NEW_FILE)"
+        )
+    return tensors[0]
 
 
 class _Machine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 
@@ -63,10 +64,7 @@ async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None
             await healths.set(service, status)
 
     await set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {config.listen}: {error}") from error
+    port = _listen(server, config.listen)
     await server.start()
     log.info("listening target=%s", _bound_target(config.listen, port))
     try:
@@ -85,6 +83,34 @@ async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None
         await healths.enter_graceful_shutdown()
         await server.stop(_STOP_GRACE_S)
         servicer.close()
+
+
+def _listen(server: grpc.aio.Server, target: str) -> int:
+    """Have the server listen; return its port.
+
+    Raises:
+        OSError: it cannot, for example since another program listens there.
+    """
+    path = target.removeprefix("unix:")
+    # gRPC takes a socket's path from whoever listens there, since dead servers leave theirs.
+    if path != target and _is_answered(path):
+        raise OSError(f"cannot listen on {target}: another program does")
+    try:
+        return server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise OSError(
+            f"cannot listen on {target}: the line of gRPC above says why; it is to be an address "
+            "of this machine that no other program listens on"
+        ) from error
+
+
+def _is_answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _bound_target(listen: str, port: int) -> str:

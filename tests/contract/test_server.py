@@ -291,6 +291,20 @@ def test_a_worker_can_be_stopped_while_it_fetches_its_model(
     assert not list(tmp_path.glob(".downloads/*"))
 
 
+def test_a_socket_is_taken_from_the_dead_and_not_from_the_living(start_worker, tmp_path):
+    target = f"unix:{tmp_path}/socket"
+    start_worker("--listen", target).process.kill()  # and its socket stays
+
+    worker = start_worker("--listen", target)
+    ended = run_worker("--listen", target)
+
+    assert ended.returncode == 1
+    assert f"cannot listen on {target}: another program does" in ended.stderr
+    with grpc.insecure_channel(target) as channel:
+        assert pb_grpc.SegmentAnythingServiceStub(channel).ListModels(pb.ListModelsRequest()).models
+    worker.stop()
+
+
 def test_a_command_that_is_stopped_tells_the_signal(silent_proxy, behind_proxy):
     with running("models", "pull", "mobile_sam", env=behind_proxy) as command:
         connection, _ = silent_proxy.accept()

@@ -70,9 +70,16 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     else:
         set_up("ERROR")
         asyncio.run(_examine(config, url, tell))
-    failed = sum(finding.level == "fail" for finding in findings)
-    print(f"\n{failed} of {len(findings)} checks failed" if failed else "\neverything works")
-    return 1 if failed else 0
+    print(f"\n{_summary(findings)}")
+    return 1 if any(finding.level == "fail" for finding in findings) else 0
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    if failed := sum(finding.level == "fail" for finding in findings):
+        return f"{failed} of {len(findings)} checks failed"
+    if warned := sum(finding.level == "warn" for finding in findings):
+        return f"nothing failed; {warned} of {len(findings)} checks tell of something to look at"
+    return "everything works"
 
 
 async def _examine(config: Config, url: URL | None, tell: Tell) -> None:

@@ -43,8 +43,8 @@ _REMEDIES = {
     "owner can open the task",
     "image_refused": "do what the message says; a private address is allowed by "
     "`ALLOWED_IMAGE_HOSTS`",
-    "no_output_tag": 'add `<BrushLabels name="mask" toName="image" smart="false">` with the labels '
-    "of the prompts to the labeling config",
+    "no_output_tag": "add the tag that the message names, with the labels of the prompts, to the "
+    "labeling config",
     "invalid_request": "what came is not what Label Studio sends; the field is named",
     "worker_unavailable": "see the worker's log; a model may still be loading",
     "worker_busy": "clicks come faster than the worker answers: add workers, or a faster model",

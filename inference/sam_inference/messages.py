@@ -94,8 +94,8 @@ def embedding_from_proto(
     if not 0 < width * height <= max_pixels or max(width, height) > MAX_SIDE:
         raise InvalidArgumentError(
             "embedding.width",
-            f"and height are {width}x{height}; 1 to {max_pixels} pixels, and sides of at most "
-            f"{MAX_SIDE}, were expected",
+            f"is {width}, with a height of {height}; 1 to {max_pixels} pixels, and sides of at "
+            f"most {MAX_SIDE}, were expected",
         )
     tensors = {}
     for index, tensor in enumerate(embedding.tensors):

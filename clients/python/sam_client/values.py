@@ -172,8 +172,9 @@ def _checked_array(name: str, values: ArrayLike, expected: str) -> NDArray[np.fl
             array = np.array(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected {expected}, got {values!r}") from error
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got {values!r}")
+    infinite = ~np.isfinite(array)
+    if infinite.any():
+        raise ValueError(f"{name}: expected finite numbers, got {array[infinite][0]}")
     return array
 
 

@@ -62,6 +62,18 @@ def test_an_engine_that_cannot_be_imported_is_passed_over_and_refused(quickstart
         choose_engine("openvino", "auto", quickstart)
 
 
+def test_a_package_for_gpus_runs_on_the_cpu_where_there_is_none(quickstart, monkeypatch):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+
+    has_gpu = iter([False, True])
+    monkeypatch.setattr("sam_inference.engines.onnxruntime.has_nvidia_gpu", lambda: next(has_gpu))
+
+    devices = [choose_engine("onnxruntime", "auto", quickstart).device for _ in range(2)]
+
+    assert devices == ["CPU", "CUDA"]
+
+
 def test_no_engine_at_all_is_told_with_every_reason(quickstart, monkeypatch):
     hide(monkeypatch, "openvino", "onnxruntime", "torch")
 

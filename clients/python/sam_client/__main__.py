@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = commands.add_parser("segment", parents=[common], help="cut out one object")
     segment.set_defaults(wrong_usage=segment.error)
-    segment.add_argument("image", type=Path, metavar="IMAGE")
+    segment.add_argument("image", type=Path, metavar="IMAGE", help="the photo")
     segment.add_argument(
         "--point",
         type=_numbers("X,Y"),

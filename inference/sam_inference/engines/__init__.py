@@ -118,7 +118,7 @@ def choose_engine(wanted: str, precision: str, spec: ModelSpec) -> EngineChoice:
         return replace(choice, device=wanted.removeprefix(TRITON))
     if wanted != "auto":
         return _choice(wanted, precision, spec, reason="asked for")
-    has_gpu = _has_nvidia_gpu()
+    has_gpu = has_nvidia_gpu()
     refusals = []
     if has_gpu:
         for name in _PREFERRED_ON_GPU:
@@ -156,7 +156,7 @@ def _choice(name: str, precision: str, spec: ModelSpec, *, reason: str) -> Engin
     return EngineChoice(name, device, precision, reason)
 
 
-def _has_nvidia_gpu() -> bool:
+def has_nvidia_gpu() -> bool:
     """Whether there is one; PyTorch and ONNX Runtime take seconds to say so."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from sam_inference.engines import Array, EngineChoice, EngineError
+from sam_inference.engines import Array, EngineChoice, EngineError, has_nvidia_gpu
 from sam_inference.interrupt import Interrupt
 from sam_inference.models import ModelSpec
 from sam_inference.prompts import DecoderInputs
@@ -28,13 +28,16 @@ def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     """
     if precision not in ("auto", "float32"):
         raise EngineError(f"ONNX Runtime runs these graphs in float32, not in {precision}")
-    has_cuda = _PROVIDERS["CUDA"] in ort.get_available_providers()
+    # What the package was built for, whatever this machine has.
+    has_cuda = _PROVIDERS["CUDA"] in ort.get_available_providers() and has_nvidia_gpu()
     return "CUDA" if has_cuda else "CPU", "float32"
 
 
 def open_model(spec: ModelSpec, choice: EngineChoice, *, threads: int) -> OnnxRuntimeEngine:
     """Load a model. See `engines`."""
     _return_large_blocks()
+    if choice.device == "CUDA":
+        ort.preload_dlls()  # the libraries of CUDA that were installed by pip
     return OnnxRuntimeEngine(spec, device=choice.device, threads=threads)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections import OrderedDict
@@ -91,6 +92,19 @@ class Registry:
         # A load goes on when the caller goes: its thread cannot be stopped, and the next caller
         # would begin another beside it.
         return await asyncio.shield(self._loads[spec.name])
+
+    async def load_default(self) -> None:
+        """Load the default model, and hold it no longer than others.
+
+        Raises:
+            EngineError: its files cannot be loaded.
+        """
+        await self.predictor(self.spec(""))
+
+    def close(self) -> None:
+        """Unload all models, so that what they hold elsewhere is given back."""
+        self._loaded.clear()
+        gc.collect()  # of what the tracebacks of failed calls hold in cycles
 
     async def _load(self, model: OfferedModel) -> Predictor:
         spec, choice = model.spec, model.engine

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import weakref
 from contextlib import aclosing
 
 import numpy as np
@@ -14,6 +15,7 @@ from sam_inference.config import parse_config
 from sam_inference.embeddings import ImageEmbedding
 from sam_inference.engines import EngineChoice, EngineError
 from sam_inference.errors import OverloadedError
+from sam_inference.interrupt import Interrupt
 from sam_inference.models import BUNDLED, read_spec
 from sam_inference.pipeline import Pipeline
 from sam_inference.prompts import Prompt
@@ -205,6 +207,24 @@ async def test_a_load_that_failed_is_tried_again(models, loads, monkeypatch):
 
     monkeypatch.setattr(registry, "open_engine", load)
     assert (await models.predictor(SPEC)).spec is SPEC
+
+
+async def test_a_closed_registry_lets_its_models_go_whatever_failed_on_them(models, monkeypatch):
+    class Failing:
+        def encode(self, image, interrupt):
+            error = RuntimeError("the network failed")  # which its traceback holds in a cycle
+            raise error
+
+    monkeypatch.setattr(registry, "open_engine", lambda *_, **__: Failing())
+    await models.load_default()
+    engine = weakref.ref((await models.predictor(SPEC)).engine)
+    with pytest.raises(RuntimeError):
+        (await models.predictor(SPEC)).embed(image(1), Interrupt(), max_pixels=1 << 20)
+    await settle()  # until then the loop holds what was awaited last
+
+    models.close()
+
+    assert engine() is None
 
 
 async def test_requests_that_wait_for_a_model_are_counted(pipeline, loads, engine, embedding):

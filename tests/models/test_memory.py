@@ -10,7 +10,7 @@ from sam_client import Prompt, SamClient
 from sam_inference.models.importing import import_checkpoint
 from support import IMAGES
 
-# docs/models.md tells 480 MiB of one client; the goal of a whole worker is 700.
+# docs/models.md tells 470 MiB of one client; the goal of a whole worker is 700.
 MOST_MIB = 550
 PHOTOS = ("originals/truck.jpg", "originals/dogs.jpg", "awkward/large_12mp.jpg")
 

@@ -19,6 +19,9 @@ _PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK_BYTES = 4 << 20
 
+# Beyond these a decoder's memory grows with them, and giving it back takes little of the time.
+_FEW_POINTS = 16
+
 
 def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     """Return (device, precision) for a model. See `engines`.
@@ -46,8 +49,8 @@ class OnnxRuntimeEngine:
 
     def __init__(self, spec: ModelSpec, *, device: str, threads: int) -> None:
         """Load both graphs. See `open_engine`."""
-        # An arena holds its peak for good. That of an encoder is hundreds of megabytes; a decoder's
-        # is small, and memory that is new each time would slow it by a third.
+        # An arena keeps its memory for the next call. An encoder's is hundreds of megabytes; a
+        # decoder's is some tens for a click, and memory that is new each time slows it by a third.
         self._encoder = _session(spec.encoder, device, threads, arena=False)
         self._decoder = _session(spec.decoder, device, threads, arena=True)
         self._embedding_names = tuple(spec.embedding_shapes)
@@ -61,6 +64,9 @@ class OnnxRuntimeEngine:
 
     def decode(self, embedding: Mapping[str, Array], inputs: DecoderInputs) -> tuple[Array, Array]:
         """See `Engine.decode`."""
+        options = ort.RunOptions()
+        if inputs.point_coords.shape[1] > _FEW_POINTS:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         low_res_logits, predicted_iou = self._decoder.run(
             ("low_res_logits", "predicted_iou"),
             {
@@ -70,6 +76,7 @@ class OnnxRuntimeEngine:
                 "mask_input": inputs.mask_input,
                 "has_mask_input": inputs.has_mask_input,
             },
+            options,
         )
         return low_res_logits, predicted_iou
 

@@ -93,7 +93,9 @@ def test_bfloat16_is_widened_exactly(save):
     ],
 )
 def test_a_state_dict_that_cannot_be_told_from_others_is_asked_for(save, checkpoint, names):
-    with pytest.raises(CheckpointError, match=f"holds dictionaries, '{names}', and [02] of them"):
+    with pytest.raises(
+        CheckpointError, match=f"holds dictionaries, '{names}', and none has the most"
+    ):
         read_checkpoint(save(checkpoint))
 
 
@@ -103,12 +105,22 @@ def test_a_state_dict_that_cannot_be_told_from_others_is_asked_for(save, checkpo
     [
         lambda state: state,
         lambda state: {"epoch": 3, "optimizer": OPTIMIZER, "model": state, "loss": 0.5},
+        lambda state: {"rng": torch.zeros(2), "model": state},
     ],
 )
 def test_what_a_training_puts_around_a_state_dict_is_taken_off(save, prefix, around):
-    tensors = read_checkpoint(save(around({f"{prefix}weight": torch.ones(4)})))
+    state = {f"{prefix}weight": torch.ones(4), f"{prefix}bias": torch.ones(1)}
 
-    assert list(tensors) == ["weight"]
+    tensors = read_checkpoint(save(around(state)))
+
+    assert list(tensors) == ["weight", "bias"]
+
+
+def test_a_state_dict_with_something_else_in_it_is_not_mistaken(save):
+    state = {"weight": torch.ones(4), "bias": torch.ones(1), "stats": {"mean": torch.ones(1)}}
+
+    with pytest.raises(CheckpointError, match="its entry 'stats' is not a tensor"):
+        read_checkpoint(save(state))
 
 
 def test_a_whole_module_is_answered_with_how_to_save_its_state_dict(save):

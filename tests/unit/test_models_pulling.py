@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import re
 import shutil
 import socket
@@ -115,6 +116,15 @@ def test_a_model_of_another_checkpoint_is_not_taken_for_the_official_one(entry, 
     with pytest.raises(ModelFileError, match=r"not made of the official mobile_sam\.pt; remove"):
         pull(entry, tmp_path / "models")
     assert not mirror.requests
+
+
+def test_a_model_that_an_earlier_version_pulled_is_kept(entry, tmp_path):
+    folder = pull(entry, tmp_path).folder
+    spec = json.loads((folder / "model.json").read_text())
+    del spec["checkpoint_sha256"]
+    (folder / "model.json").write_text(json.dumps(spec))
+
+    assert pull(entry, tmp_path).folder == folder
 
 
 def test_a_broken_connection_is_taken_up_where_it_ended(entry, mirror, tmp_path):

@@ -95,22 +95,23 @@ def read_state_dict(data: bytes) -> dict[str, TensorRecord]:
 
 
 def _of_training(state: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the state dict within what a training saved, which has an optimizer's state, too."""
-    inner = {str(name): value for name, value in state.items() if isinstance(value, dict)}
+    """Return the state dict within what a training saved: the dictionary of the most tensors."""
+    inner = [str(name) for name, value in state.items() if isinstance(value, dict)]
     if not inner:
         return state
-    tensors = [
-        value
-        for value in inner.values()
-        if value and all(isinstance(tensor, TensorRecord) for tensor in value.values())
-    ]
-    if len(tensors) != 1:
+    candidates = [value for value in (state, *state.values()) if isinstance(value, dict)]
+    candidates.sort(key=_count_tensors, reverse=True)
+    if _count_tensors(candidates[0]) == _count_tensors(candidates[1]):
         raise PickleError(
-            f"it holds dictionaries, {', '.join(inner)[:_MAX_TOLD]!r}, and {len(tensors)} of them "
-            "are of tensors; save the one that is the state dict alone: "
+            f"it holds dictionaries, {', '.join(inner)[:_MAX_TOLD]!r}, and none has the most "
+            "tensors; save the one that is the state dict alone: "
             "torch.save(torch.load(FILE, weights_only=True)[NAME], NEW_FILE)"
         )
-    return tensors[0]
+    return candidates[0]
+
+
+def _count_tensors(values: dict[Any, Any]) -> int:
+    return sum(isinstance(value, TensorRecord) for value in values.values())
 
 
 class _Machine:

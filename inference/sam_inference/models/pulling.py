@@ -40,7 +40,7 @@ def pull(
     folder = model_dir / entry.name
     if folder.exists():
         spec = read_spec(folder)
-        if checkpoint_digest(spec) != entry.sha256:
+        if checkpoint_digest(spec) not in (None, entry.sha256):  # None: of an earlier version
             raise ModelFileError(
                 f"{folder} is there already, but not made of the official {entry.file_name}; "
                 "remove it first to pull that"

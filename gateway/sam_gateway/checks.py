@@ -132,11 +132,10 @@ async def worker_finding(
             remedy = (
                 "start it with `sam-worker --listen …`, or set `SAM_WORKER` to where it listens"
             )
-        elif own.last_code is None:
-            remedy = "it may be loading its model; if that lasts, the gateway's log tells more"
         else:
-            message = f"it ended with status {own.last_code}, and does not answer since"
-            remedy = "the gateway's log has its last words, which say why"
+            if own.last_code is not None:
+                message += f"; the one before it ended with status {own.last_code}"
+            remedy = "it may be loading its model; if that lasts, the gateway's log tells more"
         return Finding("fail", "worker", message, remedy), None
     wanted = model or info.default_model
     models = {m.name: m for m in info.models}

@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 30.0
 # One that ran this long did not fail at its start.
 _STEADY_S = 60.0
 _STOP_S = 10.0
-# What `sam-worker` ends with where its settings cannot be used.
+# What `sam-worker` ends with where a setting is wrong by itself, whatever is installed and there.
 _REFUSED = 2
 
 _logger = logging.getLogger(__name__)

@@ -62,7 +62,7 @@ def parse_config(
     """
     parser = argparse.ArgumentParser(
         prog="sam-worker",
-        usage="sam-worker [SETTINGS] | sam-worker models …",
+        usage="sam-worker [SETTINGS] | sam-worker models ...",
         description="Serve Segment Anything models over gRPC.",
         epilog="`sam-worker models` lists, fetches, checks and imports models: see its --help.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -194,7 +194,7 @@ def _integer(most: int | None = None) -> Callable[[str], int]:
 
 
 def _address(text: str) -> str:
-    if text.startswith("unix:") or _is_host_and_port(text):
+    if re.fullmatch(r"unix(-abstract)?:.+", text) or _is_host_and_port(text):
         return text
     raise argparse.ArgumentTypeError(
         f"{text!r} is not host:port, with a port up to {_MAX_PORT}, or unix:/path/of/socket"

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -68,7 +69,7 @@ async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None
     await server.start()
     log.info("listening target=%s", _bound_target(config.listen, port))
     try:
-        loading = asyncio.create_task(registry.predictor(registry.spec("")))
+        loading = asyncio.create_task(registry.load_default())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -83,6 +84,7 @@ async def serve(registry: Registry, config: Config, stop: asyncio.Event) -> None
         await healths.enter_graceful_shutdown()
         await server.stop(_STOP_GRACE_S)
         servicer.close()
+        registry.close()
 
 
 def _listen(server: grpc.aio.Server, target: str) -> int:
@@ -91,10 +93,9 @@ def _listen(server: grpc.aio.Server, target: str) -> int:
     Raises:
         OSError: it cannot, for example since another program listens there.
     """
-    path = target.removeprefix("unix:")
-    # gRPC takes a socket's path from whoever listens there, since dead servers leave theirs.
-    if path != target and _is_answered(path):
-        raise OSError(f"cannot listen on {target}: another program does")
+    if target.startswith("unix:"):
+        # gRPC takes a socket's path from whoever listens there, since dead servers leave theirs.
+        _check_nobody_listens(target)
     try:
         return server.add_insecure_port(target)
     except RuntimeError as error:
@@ -104,13 +105,19 @@ def _listen(server: grpc.aio.Server, target: str) -> int:
         ) from error
 
 
-def _is_answered(path: str) -> bool:
+def _check_nobody_listens(target: str) -> None:
+    path = unquote(target.removeprefix("unix:"))  # as gRPC reads it
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one whose program is stopped would not answer
         try:
             probe.connect(path)
-        except OSError:
-            return False
-    return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise OSError(f"cannot listen on {target}: {error}") from error
+    raise OSError(f"cannot listen on {target}: another program does")
 
 
 def _bound_target(listen: str, port: int) -> str:

@@ -162,6 +162,8 @@ def test_secrets_are_not_shown():
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("SAM_WORKER", "worker"),
+        ("SAM_WORKER", "worker:65536"),
+        ("SAM_WORKER", "unix:"),
         ("LABEL_STUDIO_URL", "ftp://ls"),
         ("LABEL_STUDIO_URL", "http://"),
         ("LABEL_STUDIO_URL", "http://ls:port"),

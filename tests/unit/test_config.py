@@ -32,6 +32,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default():
         ([], {"SAM_ENGINE": "triton:here"}, "'triton:here' is not auto, openvino, "),
         ([], {"SAM_ENGINE": "triton:here:65536"}, "or triton:host:port [SAM_ENGINE]"),
         (["--listen", "localhost"], {}, "'localhost' is not host:port, with a port up to 65535"),
+        ([], {"SAM_LISTEN": "unix:"}, "'unix:' is not host:port"),
         ([], {"SAM_LISTEN": "[::]:65536"}, "'[::]:65536' is not host:port"),
         ([], {"LOG_LEVEL": "LOUD"}, "'LOUD' is not DEBUG"),
     ],

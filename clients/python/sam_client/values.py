@@ -174,7 +174,7 @@ def _checked_array(name: str, values: ArrayLike, expected: str) -> NDArray[np.fl
         raise ValueError(f"{name}: expected {expected}, got {values!r}") from error
     infinite = ~np.isfinite(array)
     if infinite.any():
-        raise ValueError(f"{name}: expected finite numbers, got {array[infinite][0]}")
+        raise ValueError(f"{name}: expected finite numbers, got {array[infinite][0]} (in float32)")
     return array
 
 

@@ -29,8 +29,6 @@ BATCH_SETTINGS = (
     "AUTOMATIC_MIN_STABILITY",
     "AUTOMATIC_MAX_MASKS",
 )
-_MAX_PORT = 65535
-
 # Four times as many clicks as SAM's own generator makes.
 MAX_POINTS_PER_SIDE = 64
 
@@ -288,15 +286,19 @@ def _folder(name: str, env: Mapping[str, str]) -> Path | None:
 
 
 def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > _MAX_PORT:
-        raise ConfigError(f"PORT: expected a port number from 0 to {_MAX_PORT}, got {text!r}")
+    if not _is_port(text):
+        raise ConfigError(f"PORT: expected a port number from 0 to 65535, got {text!r}")
     return int(text)
 
 
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+
+
 def _worker(text: str) -> str:
-    port = re.fullmatch(r".+:([0-9]{1,5})", text)
+    host, _, port = text.rpartition(":")
     is_socket = re.fullmatch(r"unix(-abstract)?:.+", text)
-    if text and not is_socket and not (port and int(port[1]) <= _MAX_PORT):
+    if text and not is_socket and not (host and _is_port(port)):
         raise ConfigError(f"SAM_WORKER: expected host:port or unix:/path, got {text!r}")
     return text
 

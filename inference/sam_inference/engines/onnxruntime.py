@@ -31,7 +31,7 @@ def settings(precision: str, spec: ModelSpec) -> tuple[str, str]:
     """
     if precision not in ("auto", "float32"):
         raise EngineError(f"ONNX Runtime runs these graphs in float32, not in {precision}")
-    # What the package was built for, whatever this machine has.
+    # The package lists the providers that it was built with, whatever this machine has.
     has_cuda = _PROVIDERS["CUDA"] in ort.get_available_providers() and has_nvidia_gpu()
     return "CUDA" if has_cuda else "CPU", "float32"
 
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine:
 
 
 def _return_large_blocks() -> None:
-    """Have freed blocks of some size go back to the system, whatever their number.
+    """Have blocks of 4 MiB and more go back to the system whenever they are freed.
 
     glibc would keep all but the largest after the first ones were freed (mallopt(3),
     M_MMAP_THRESHOLD), and the tensors of the next encoding do not fit the gaps.

@@ -29,8 +29,8 @@ from sam_inference.models.catalogue import CATALOGUE, CatalogueEntry
 from sam_inference.models.checkpoint import CheckpointError, as_float32, read_checkpoint
 from sam_inference.models.digests import file_digest
 
-UNKNOWN_LICENCE = "NOASSERTION"
-"""What SPDX says where the licence of weights is not known."""
+# What SPDX says where a licence is not known.
+_UNKNOWN_LICENCE = "NOASSERTION"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -85,7 +85,7 @@ def import_checkpoint(
         if taken is not None:
             raise ModelFileError(f"the name {name!r} is taken by {taken.folder}; choose another")
         model = json.loads(architecture.files["model.json"]) | {
-            "licence": official.licence if official else UNKNOWN_LICENCE,
+            "licence": official.licence if official else _UNKNOWN_LICENCE,
             "checkpoint": path.name,
             "checkpoint_sha256": digest,
         }
